@@ -1,0 +1,1 @@
+"""The continuous-batching engine: one thread owns the llama.cpp context; everyone else talks to it by messages."""

@@ -1,0 +1,115 @@
+"""What the worker's HTTP side and its engine thread say to each other. Frozen data, no behaviour.
+
+Must never import llama_cpp: the HTTP side and its tests use it without the bindings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Finish(Enum):
+    """Why a choice ended, in OpenAI's words."""
+
+    STOP = "stop"
+    """End of generation token, or one of the request's stop strings."""
+    LENGTH = "length"
+    """`max_tokens` reached, or the context is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """One request's sampler settings, checked and ranged at the edge. Defaults are llama.cpp's."""
+
+    temperature: float = 0.8
+    """0 or less is greedy."""
+    top_k: int = 40
+    """0 or less is off."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """Tokens the penalties look back; 0 is off, -1 the whole context."""
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    """None draws a fresh one."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, bias added to its logit); minus infinity bans the token."""
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """A request for `n` continuations of one prompt. `prompt` holds token ids, at least one, fewer than n_ctx."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    max_tokens: int | None = None
+    """Per choice; None runs to the end of the context."""
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    cache_prompt: bool = True
+    """May take a prefix from, and leave its tokens to, other sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """A request for one pooled vector per input. Each input holds at least one token id."""
+
+    request_id: str
+    inputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New text of one choice. `text` is whole characters that no stop string can still take back."""
+
+    request_id: str
+    index: int
+    text: str
+    tokens: int
+    """Tokens generated since the last piece of this choice, also those whose text is held back or dropped."""
+    finish: Finish | None = None
+    """Set on the last piece of the choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is in the cache; sent once per Generate, before its first Piece."""
+
+    request_id: str
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to an Embed: one vector per input, in order, L2-normalised."""
+
+    request_id: str
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The request is over and its sequences are free. Always the last word on a request.
+
+    `error` is None after a normal end or a cancel; otherwise the request failed alone, for this reason.
+    """
+
+    request_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+Output = Prefilled | Piece | Embedded | Ended
+
+Emit = Callable[[list[Output]], None]
+"""Called by the engine thread, at most once per decoded batch, with everything that batch brought."""

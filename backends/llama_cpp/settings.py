@@ -1,0 +1,75 @@
+"""The model keys of the embedded worker, by llama.cpp's own names, with their defaults and ranges.
+
+Owns the checks that need no file. The daemon reads them from YAML; the worker receives them as one JSON
+document on its command line. Must never import llama_cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from backends.base import Settings
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one model is loaded and how its context is made. Counts are tokens unless said otherwise."""
+
+    path: Path
+    """A GGUF file; the first shard of a split model. Relative paths are relative to the configuration file."""
+    n_ctx: Annotated[int, msgspec.Meta(ge=256, le=16_777_216)] = 8192
+    """Shared by all running sequences (unified KV cache)."""
+    n_parallel: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
+    """Sequences that run at once."""
+    prefix_slots: Annotated[int, msgspec.Meta(ge=0, le=128)] | Literal["auto"] = "auto"
+    """Finished sequences whose cache is kept for the next prompt with the same beginning."""
+    embeddings: bool | Literal["auto"] = "auto"
+    """True makes a worker that answers /v1/embeddings and nothing else; auto asks the file."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """How token embeddings become one vector; auto asks the file, else mean."""
+    n_gpu_layers: Natural | Literal["auto", "all"] = "auto"
+    devices: tuple[str, ...] = ()
+    """Device names as llama.cpp prints them; empty leaves the choice to placement."""
+    tensor_split: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
+    main_gpu: Natural = 0
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    n_cpu_moe: Natural = 0
+    """Blocks, from the first, whose expert weights stay in RAM."""
+    flash_attn: Literal["auto"] | bool = "auto"
+    type_k: CacheType = "f16"
+    type_v: CacheType = "f16"
+    n_batch: Positive = 2048
+    n_ubatch: Positive = 512
+    n_threads: Positive | Literal["auto"] = "auto"
+    """Auto is the number of physical cores this process may use."""
+    use_mmap: bool = True
+    use_mlock: bool = False
+    use_extra_bufts: bool = True
+    """Repacked weights for faster CPU kernels; false avoids instructions that some virtual CPUs only claim to have."""
+    chat_template: str | None = None
+    """A Jinja template in place of the file's own."""
+
+    def __post_init__(self) -> None:
+        if self.n_ubatch > self.n_batch:
+            raise ValueError(f"n_ubatch is {self.n_ubatch}; it must not exceed n_batch ({self.n_batch})")
+        if self.n_parallel + self.retired_slots > 256:
+            raise ValueError("n_parallel + prefix_slots must not exceed 256, llama.cpp's limit of sequences")
+        if self.flash_attn is False and self.type_v not in ("f32", "f16", "bf16"):
+            raise ValueError(f"type_v {self.type_v} needs flash_attn: llama.cpp quantizes V with it only")
+
+    @property
+    def retired_slots(self) -> int:
+        """`prefix_slots` with auto resolved: as many as run at once, at least four."""
+        return max(4, self.n_parallel) if self.prefix_slots == "auto" else self.prefix_slots
+
+    @property
+    def n_seq_max(self) -> int:
+        """Sequences the context is made for."""
+        return self.n_parallel + self.retired_slots

@@ -1,0 +1,99 @@
+"""What a configuration says, once it has been checked: frozen structs, sizes in bytes, times in seconds.
+
+Owns the names and defaults of everything outside a backend's own model keys. Must never read a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backends.base import Settings
+
+MIB = 1024 * 1024
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the daemon listens and what it grants a connection."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:8686",)
+    """HOST:PORT or unix:/path. A socket passed by systemd is used instead."""
+    max_body_bytes: int = 32 * MIB
+    drain_s: float = 30.0
+    """How long running streams may go on after SIGTERM, or after a reload changed their model."""
+    state_dir: Path | None = None
+    """None: $STATE_DIRECTORY, else $XDG_STATE_HOME/swapd, else ~/.local/state/swapd."""
+    runtime_dir: Path | None = None
+    """None: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/swapd, else a directory of the user's under the temporary one."""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of one device swapd may take: bytes, a share of its total, or (neither) all but the reserve."""
+
+    size_bytes: int | None = None
+    share: float | None = None
+    """0 < share <= 1."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Budgets by device name as llama.cpp prints it; RAM is host memory."""
+
+    budget: dict[str, Budget] = {}
+    default: Budget = Budget()
+    """For every device that `budget` does not name."""
+    reserve_bytes: int = 512 * MIB
+    """Taken off automatic and per-cent budgets, never off a size."""
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of each model's queue."""
+
+    max_waiting: int = 256
+    timeout_s: float = 600.0
+
+
+class Turns(msgspec.Struct, frozen=True, kw_only=True):
+    """How models share memory in time."""
+
+    turn_s: float = 10.0
+    max_wait_s: float = 60.0
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True):
+    """Request fields the daemon forces or removes before a worker sees them."""
+
+    set: dict[str, bool | int | float | str | list[str]] = {}
+    strip: tuple[str, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `models`: how swapd treats it, and (in `settings`) how its backend runs it."""
+
+    id: str
+    backend: str = "llama_cpp"
+    aliases: tuple[str, ...] = ()
+    load_timeout_s: float = 300.0
+    """A load without progress for this long is stuck."""
+    stall_timeout_s: float = 120.0
+    """A worker with running requests and no finished micro-batch for this long is stuck."""
+    idle_unload_s: float | None = None
+    pin: bool = False
+    priority: int = 0
+    """Higher goes first."""
+    max_wait_s: float | None = None
+    """None: `turns.max_wait`."""
+    env: dict[str, str] = {}
+    params: Params = Params()
+    settings: Settings
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole, valid configuration. `models` keeps the file's order."""
+
+    path: Path | None = None
+    server: Server = Server()
+    memory: Memory = Memory()
+    queue: Queue = Queue()
+    turns: Turns = Turns()
+    models: dict[str, Model] = {}

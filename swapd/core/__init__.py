@@ -1,0 +1,1 @@
+"""Decisions only: events in, effects out. Never imports asyncio, a clock, randomness, files or a logger."""

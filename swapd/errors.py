@@ -1,0 +1,122 @@
+"""Everything a client can be told went wrong, as one small tree.
+
+Owns the status, OpenAI `type` and `code` of each error; `swapd.http.server` is the one place that turns them
+into responses. A message says what, which model, the limit and the remedy. Must never carry prompts or keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class SwapdError(Exception):
+    """An error with an HTTP shape. `param` names the offending request field, where there is one."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.details = details or {}
+
+    def envelope(self) -> dict[str, Any]:
+        """OpenAI's error object. `details` are further fields of it, such as `n_ctx`."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+                **self.details,
+            }
+        }
+
+
+class BadRequestError(SwapdError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnknownModelError(SwapdError):
+    status = 404
+    type = "not_found_error"
+    code = "model_not_found"
+
+
+class NotFoundError(SwapdError):
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowedError(SwapdError):
+    status = 405
+    type = "invalid_request_error"
+
+
+class BodyTooLargeError(SwapdError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class ModelDoesNotFitError(SwapdError):
+    """Permanent: the model's budget can never hold it."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "model_does_not_fit"
+
+
+class InvalidModelFileError(SwapdError):
+    """Permanent until the file or its settings change."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "invalid_model_file"
+
+
+class QueueFullError(SwapdError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class LoadFailedError(SwapdError):
+    status = 503
+    type = "unavailable_error"
+    code = "model_load_failed"
+
+
+class ShuttingDownError(SwapdError):
+    status = 503
+    type = "unavailable_error"
+    code = "shutting_down"
+
+
+class WorkerLostError(SwapdError):
+    """The worker died or was stopped under a request."""
+
+    status = 502
+    type = "server_error"
+    code = "worker_lost"
+
+
+class QueueTimeoutError(SwapdError):
+    status = 504
+    type = "timeout_error"
+    code = "queue_timeout"
+
+
+class StartupError(Exception):
+    """The daemon cannot start; the message is one line for the person at the terminal, exit code 1."""

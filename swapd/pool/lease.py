@@ -1,0 +1,35 @@
+"""What the front door gives the pool and gets from it.
+
+Owns plain data only. A lease is the right to send one request to one worker; it ends with its `async with`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request as the scheduler sees it: no prompt, no key."""
+
+    request_id: str
+    model_id: str
+    """An id of the configuration, aliases already resolved."""
+    client: str
+    """Who shares fairly with whom: an API key's name, else an address."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A granted place at a worker."""
+
+    request_id: str
+    model_id: str
+    worker_id: int
+    socket_path: Path
+    waited_s: float
+    lost: asyncio.Future[str]
+    """Done, with a sentence that says why, once the worker is gone. Await it only under a timeout and a shield."""
