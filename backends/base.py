@@ -58,9 +58,7 @@ class Footprint:
 
     @property
     def total_bytes(self) -> int:
-        return (
-            self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes + self.process_bytes
-        )
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +144,17 @@ class Backend(Protocol):
     def launch(self, settings: Any, order: LaunchOrder) -> LaunchSpec:
         """Describe the worker process. Pure but for reading the daemon's own environment."""
         ...
+
+
+def decode_path(kind: type, value: object) -> object:
+    """msgspec's `dec_hook` for settings: a `Path` from its string."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+
+def encode_path(value: object) -> object:
+    """msgspec's `enc_hook` for settings: a `Path` as its string."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")

@@ -76,4 +76,5 @@ def encode(message: Message) -> bytes:
 
 def decode(line: bytes) -> Message:
     """The message on one line. Raises `msgspec.MsgspecError` for anything else."""
-    return _decoder.decode(line)
+    message: Message = _decoder.decode(line)
+    return message

@@ -29,7 +29,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of one device swapd may take: bytes, a share of its total, or (neither) all but the reserve."""
+    """How much of one device swapd may take: bytes, a share of its total, or (neither) total less reserve."""
 
     size_bytes: int | None = None
     share: float | None = None

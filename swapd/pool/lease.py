@@ -32,4 +32,4 @@ class Lease:
     socket_path: Path
     waited_s: float
     lost: asyncio.Future[str]
-    """Done, with a sentence that says why, once the worker is gone. Await it only under a timeout and a shield."""
+    """Done, with a sentence that says why, once the worker is gone. Await it under a timeout and a shield."""
