@@ -1,0 +1,55 @@
+"""What the front door may ask of the pool. The pool implements it; tests of the door script it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from swapd.config.schema import Model
+from swapd.pool.lease import Lease, Ticket
+from swapd.pool.status import Happening, ModelStatus, Status
+
+
+class Door(Protocol):
+    def resolve(self, name: str) -> Model:
+        """The model of that id or alias. Raises `UnknownModelError`, which lists close names."""
+        ...
+
+    def models(self) -> Sequence[Model]:
+        """Every configured model, in the file's order."""
+        ...
+
+    def lease(self, ticket: Ticket) -> AbstractAsyncContextManager[Lease]:
+        """Wait for a place at a worker of the ticket's model, loading it if need be.
+
+        Entering raises a `SwapdError` when the request is refused; leaving gives the place back. A body that
+        raises counts as a failed request, one that is cancelled as cancelled.
+        """
+        ...
+
+    def status(self) -> Status: ...
+
+    def ready(self) -> bool:
+        """Whether the daemon can serve: it is up and not shutting down."""
+        ...
+
+    async def load(self, model_id: str) -> ModelStatus:
+        """Load a model and wait for it. The load goes on if the caller leaves. Raises a `SwapdError`."""
+        ...
+
+    async def unload(self, model_id: str) -> ModelStatus:
+        """Drain and stop a model's workers and wait until they are gone."""
+        ...
+
+    def logs(self, model_id: str) -> Sequence[str]:
+        """The newest output lines of the model's current or last worker, oldest first."""
+        ...
+
+    def follow_logs(self, model_id: str) -> AsyncIterator[str]:
+        """The same lines, then each further one as it comes."""
+        ...
+
+    def happenings(self) -> AsyncIterator[Happening]:
+        """The newest happenings, then each further one as it comes."""
+        ...

@@ -1,0 +1,98 @@
+"""The shape of `GET /swapd/v1/status`: one snapshot of everything the daemon knows, as typed structs.
+
+Owns names that clients depend on: fields may be added, never renamed. Sizes are bytes, times seconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    total_bytes: int
+    budget_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    """What the device itself reports free, also to others."""
+
+
+class FootprintStatus(msgspec.Struct, frozen=True, kw_only=True):
+    estimated_bytes: dict[str, int] = {}
+    measured_bytes: dict[str, int] = {}
+
+
+class EvictionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    ago_s: float
+    why: str
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    pid: int | None
+    state: str
+    running: int
+    reserved_bytes: dict[str, int]
+    placement: str
+    progress: float | None = None
+    """Of the load, 0 to 1, while it runs."""
+    portable: bool = False
+    """True when the worker runs without special CPU instructions, after a crash with them."""
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    state: str
+    aliases: tuple[str, ...] = ()
+    backend: str
+    description: str = ""
+    n_ctx: int = 0
+    slots: int = 0
+    pin: bool = False
+    running: int
+    waiting: int
+    loads: int
+    load_s: float | None
+    last_used_s: float | None
+    """Seconds since the last request ended or started; None before the first."""
+    footprint: FootprintStatus
+    last_eviction: EvictionStatus | None
+    error: str | None
+    """Why it cannot be served now: a bad file, too little memory, or the last load's failure."""
+    retry_in_s: float | None = None
+    """Seconds until a failing load is tried again."""
+    workers: tuple[WorkerStatus, ...] = ()
+
+
+class ConfigStatus(msgspec.Struct, frozen=True, kw_only=True):
+    path: str | None
+    loaded_ago_s: float
+    error: str | None
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Since the start; accepted = waiting + running + finished + failed + cancelled."""
+
+    accepted: int
+    waiting: int
+    running: int
+    finished: int
+    failed: int
+    cancelled: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    devices: tuple[DeviceStatus, ...]
+    models: tuple[ModelStatus, ...]
+    config: ConfigStatus
+    requests: RequestCounts
+    version: str
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `GET /swapd/v1/events`: what the scheduler did, and why, as a sentence."""
+
+    at: float
+    """Unix time, seconds."""
+    kind: str
+    model: str | None
+    message: str
