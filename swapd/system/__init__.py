@@ -1,0 +1,1 @@
+"""What the daemon needs of the operating system's service manager and file system."""
