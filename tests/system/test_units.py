@@ -1,0 +1,73 @@
+"""The systemd units say what operation depends on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from swapd.config.schema import Server
+
+UNITS = Path(__file__).resolve().parents[2] / "systemd"
+
+Unit = dict[str, dict[str, list[str]]]
+
+
+def read_unit(name: str) -> Unit:
+    """Sections, keys and values; a key may repeat. Anything that is not a key, a section or a comment fails."""
+    sections: Unit = {}
+    section: dict[str, list[str]] = {}
+    for line in (UNITS / name).read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            section = sections[line.strip("[]")] = defaultdict(list)
+            continue
+        key, separator, value = line.partition("=")
+        assert separator, f"{name}: {line!r} is no key=value"
+        assert key.isalnum(), f"{name}: {line!r} has a space around the ="
+        section[key].append(value)
+    return sections
+
+
+def test_the_daemon_reports_readiness_and_is_watched() -> None:
+    service = read_unit("swapd.service")["Service"]
+    assert service["Type"] == ["notify"]
+    assert service["NotifyAccess"] == ["main"]
+    assert float(service["WatchdogSec"][0]) >= 10
+    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+
+
+def test_a_stop_drains_before_anything_is_killed() -> None:
+    service = read_unit("swapd.service")["Service"]
+    assert service["KillMode"] == ["mixed"]
+    assert float(service["TimeoutStopSec"][0]) >= Server().drain_s + 30
+
+
+def test_a_crash_restarts_the_daemon_and_a_worker_out_of_memory_does_not_end_it() -> None:
+    unit = read_unit("swapd.service")
+    assert unit["Service"]["Restart"] == ["on-failure"]
+    assert unit["Service"]["OOMPolicy"] == ["continue"]
+    assert int(unit["Unit"]["StartLimitBurst"][0]) > 1
+
+
+def test_the_service_owns_private_directories() -> None:
+    service = read_unit("swapd.service")["Service"]
+    for kind in ("State", "Runtime"):
+        assert service[f"{kind}Directory"] == ["swapd"]
+        assert service[f"{kind}DirectoryMode"] == ["0700"]
+    assert service["DynamicUser"] == ["yes"]
+
+
+def test_gpus_stay_reachable_while_other_devices_do_not() -> None:
+    service = read_unit("swapd.service")["Service"]
+    assert service["DevicePolicy"] == ["closed"]
+    assert "PrivateDevices" not in service
+    allowed = {value.split()[0] for value in service["DeviceAllow"]}
+    assert {"char-nvidia", "char-nvidia-frontend", "char-nvidia-uvm", "char-drm", "char-kfd"} <= allowed
+    assert "pid" not in service["ProcSubset"]
+
+
+def test_the_socket_listens_where_the_daemon_would() -> None:
+    socket_unit = read_unit("swapd.socket")
+    assert tuple(socket_unit["Socket"]["ListenStream"]) == Server().listen
+    assert socket_unit["Install"]["WantedBy"] == ["sockets.target"]
