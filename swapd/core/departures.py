@@ -1,0 +1,110 @@
+"""How workers leave and how loads fail: the records that go with each, in one place.
+
+Owns no policy: who leaves and when is decided by `room`, `planner` and the events.
+"""
+
+from __future__ import annotations
+
+from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportLoad, Sample, Stop, Tell
+from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.lifecycle import Cause, WorkerState
+from swapd.core.spec import RAM
+
+STOP_GRACE_S = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+FIRST_BACKOFF_S = 2.0
+MAX_BACKOFF_S = 300.0
+
+
+def backoff_s(failures: int) -> float:
+    """2, 4, 8 … 300 seconds after 1, 2, 3 … failures in a row."""
+    return float(min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 16)))
+
+
+def leave(ledger: Ledger, worker: Worker, departure: Departure, now_s: float, effects: list[Effect]) -> None:
+    """Ask a worker to go: at once when nothing runs on it, else after what runs.
+
+    One that drains already takes the new reason if that one has a deadline and the old one has not.
+    """
+    if worker.state is WorkerState.STOPPING:
+        return
+    if worker.state is WorkerState.DRAINING:
+        assert worker.departure is not None
+        if worker.departure.deadline_s is None and departure.deadline_s is not None:
+            worker.departure = departure
+    elif worker.running:
+        worker.departure = departure
+        worker.move(Cause.DRAIN_ASKED)
+    else:
+        stop(ledger, worker, departure, now_s, effects)
+
+
+def stop(
+    ledger: Ledger,
+    worker: Worker,
+    departure: Departure,
+    now_s: float,
+    effects: list[Effect],
+    *,
+    grace_s: float = STOP_GRACE_S,
+) -> None:
+    """End a worker's process. Requests that still run on it fail here; their clients see the stream break."""
+    cut_running(ledger, worker, now_s)
+    if worker.state in LOADING_STATES:
+        outcome = "stuck" if departure.reason == "stuck" else "stopped"
+        effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
+    worker.move(Cause.STOP_ASKED)
+    worker.departure = departure
+    # The free memory before the process goes is what its return is measured against.
+    effects += [Sample(name) for name in worker.placement.device_bytes if name != RAM]
+    effects.append(Stop(worker.id, grace_s))
+
+
+def cut_running(ledger: Ledger, worker: Worker, now_s: float) -> None:
+    """Count a worker's running requests as failed and give back their slots."""
+    for request in list(worker.running.values()):
+        ledger.release(request, now_s)
+        ledger.counters.failed += 1
+
+
+def reprieve(worker: Worker) -> None:
+    """A worker that was draining to make room may stay after all."""
+    assert worker.state in LEAVING_STATES
+    worker.move(Cause.REPRIEVED)
+    worker.departure = None
+
+
+def refuse(ledger: Ledger, request_id: str, refusal: Refusal, effects: list[Effect]) -> None:
+    """End a waiting request with an error."""
+    ledger.dequeue(request_id)
+    ledger.counters.failed += 1
+    effects.append(Reject(request_id, refusal))
+
+
+def refuse_all(ledger: Ledger, model: Model, refusal: Refusal, effects: list[Effect]) -> None:
+    """End everything that waits for a model, people's asks included, with one error."""
+    for request_id in list(model.waiting):
+        refuse(ledger, request_id, refusal, effects)
+    effects += [Answer(ask.id, refusal) for ask in model.load_asks]
+    model.load_asks.clear()
+
+
+def fail_load(
+    ledger: Ledger, model: Model, kind: RefusalKind, message: str, now_s: float, effects: list[Effect]
+) -> None:
+    """A load ended without a ready worker: back off, and tell everyone who waited for it."""
+    model.failures += 1
+    model.last_error = message
+    model.retry_at_s = now_s + backoff_s(model.failures)
+    effects.append(Tell("load_failed", model.id, message))
+    refuse_all(ledger, model, Refusal(kind, message, backoff_s(model.failures)), effects)
+
+
+def note_crash(model: Model, message: str, now_s: float, effects: list[Effect]) -> None:
+    """A worker died or hung while it served. The first time in a row it is simply loaded again."""
+    model.failures += 1
+    model.last_error = message
+    if model.failures > 1:
+        model.retry_at_s = now_s + backoff_s(model.failures - 1)
+    effects.append(Tell("worker_lost", model.id, message))

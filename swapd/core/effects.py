@@ -1,0 +1,116 @@
+"""What the shell must do: the only things that `step` returns. Frozen, imperative.
+
+Everything they say is already recorded in the ledger when they are returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from swapd.core.spec import Placement
+
+
+class RefusalKind(Enum):
+    UNKNOWN_MODEL = "unknown_model"
+    INVALID_MODEL = "invalid_model"
+    DOES_NOT_FIT = "does_not_fit"
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    LOAD_FAILED = "load_failed"
+    LOAD_TIMEOUT = "load_timeout"
+    SHUTTING_DOWN = "shutting_down"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request or an ask gets no. `message` is whole: what, which model, the limit, the remedy."""
+
+    kind: RefusalKind
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The request may use a slot of the worker until it finishes."""
+
+    request_id: str
+    worker_id: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    request_id: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of a LoadAsked or UnloadAsked; `refusal` is None when it was done."""
+
+    ask_id: str
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a worker. Its bytes are already reserved."""
+
+    worker_id: int
+    model_id: str
+    placement: Placement
+    portable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Terminate a worker, kill it after `grace_s`, reap it."""
+
+    worker_id: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Read how much memory of the device is free and report it by MemorySampled."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Report TimerFired at this time; replaces the timer set before. None takes it away."""
+
+    at_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A sentence for the log and the event stream: what was done, and why."""
+
+    kind: str
+    model_id: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLoad:
+    """Count one load attempt that ended: ready, failed, crashed, stuck or stopped."""
+
+    model_id: str
+    outcome: str
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDeparture:
+    """Count one worker that has gone. `evicted`: it left to make room."""
+
+    model_id: str
+    reason: str
+    evicted: bool
+
+
+Effect = Grant | Reject | Answer | Launch | Stop | Sample | SetTimer | Tell | ReportLoad | ReportDeparture

@@ -1,0 +1,142 @@
+"""What has happened: the only things that `step` is told. Frozen, past tense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from swapd.core.spec import DeviceSpec, ModelSpec
+
+
+class ExitKind(Enum):
+    """What a worker's end says about the next one."""
+
+    FAILED = "failed"
+    """Exited or was killed for a reason that may pass."""
+    INVALID_MODEL = "invalid_model"
+    """The worker found that the file can never be loaded."""
+    CPU_FAULT = "cpu_fault"
+    """SIGSEGV or SIGILL before it was ready: perhaps an instruction this CPU only claims to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    request_id: str
+    model_id: str
+    client: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """The client left, at whatever stage."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    request_id: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokensServed:
+    """What one request cost. May come after its request has ended."""
+
+    model_id: str
+    client: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """Its process exists and loads."""
+
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProgressed:
+    """A load moved on, or micro-batches were finished."""
+
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """Its process is reaped, or could not be started. Exactly one follows every Launch."""
+
+    worker_id: int
+    kind: ExitKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySampled:
+    device: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsChanged:
+    """The whole list as it is now, in the file's order."""
+
+    models: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """The whole list as it is now. A device that workers use may shrink but not vanish."""
+
+    devices: tuple[DeviceSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAsked:
+    """A person wants this model loaded. Answered by `Answer` with the same `ask_id`."""
+
+    ask_id: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAsked:
+    """A person wants this model's workers gone. Answered by `Answer` with the same `ask_id`."""
+
+    ask_id: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """Drain everything; nothing new is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time of the last SetTimer has come."""
+
+
+Event = (
+    RequestArrived
+    | RequestCancelled
+    | RequestFinished
+    | TokensServed
+    | WorkerStarted
+    | WorkerProgressed
+    | WorkerReady
+    | WorkerExited
+    | MemorySampled
+    | ModelsChanged
+    | DevicesChanged
+    | LoadAsked
+    | UnloadAsked
+    | ShutdownAsked
+    | TimerFired
+)

@@ -1,0 +1,283 @@
+"""Who holds which bytes on which device, who waits, who is served. One writer: `swapd.core.scheduler.step`.
+
+Owns the records and their invariants (`check`). Holds no policy: it never decides who should leave or load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from swapd.core.lifecycle import Cause, WorkerState, after
+from swapd.core.spec import DeviceSpec, ModelSpec, Placement
+
+LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
+LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
+
+
+@dataclass(slots=True)
+class Request:
+    """One accepted request, waiting in its model's queue or running on a worker."""
+
+    id: str
+    model_id: str
+    client: str
+    priority: int
+    arrived_at_s: float
+    worker_id: int | None = None
+    granted_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Why a worker leaves. `for_model` names the model it makes room for, if it does."""
+
+    reason: str
+    for_model: str | None = None
+    deadline_s: float | None = None
+    """When its running requests are cut; None waits for them."""
+
+    @property
+    def is_eviction(self) -> bool:
+        return self.for_model is not None
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process, from the moment its memory is reserved until it is reaped."""
+
+    id: int
+    spec: ModelSpec
+    placement: Placement
+    portable: bool
+    state: WorkerState
+    launched_at_s: float
+    last_progress_s: float
+    ready_at_s: float | None = None
+    idle_since_s: float = 0.0
+    departure: Departure | None = None
+    #: Requests it runs, in the order of their grants. Never more than `spec.slots`.
+    running: dict[str, Request] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.id
+
+    def move(self, cause: Cause) -> None:
+        self.state = after(self.state, cause)
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """Bytes of a worker that has gone, still charged until the device is seen to have them back."""
+
+    device: str
+    size_bytes: int
+    free_before_bytes: int | None
+    """Free memory as last seen before the process went; None if it was never seen."""
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    at_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A person's wish to load or unload, and since when."""
+
+    id: str
+    asked_at_s: float
+
+
+@dataclass(slots=True)
+class Model:
+    """One entry of the list: its queue and what was learned of it."""
+
+    spec: ModelSpec
+    known_since_s: float
+    #: Waiting requests in order of arrival.
+    waiting: dict[str, Request] = field(default_factory=dict)
+    load_asks: list[Ask] = field(default_factory=list)
+    unload_asks: list[Ask] = field(default_factory=list)
+    #: A pinned model that a person unloaded stays away until it is asked for again.
+    pin_lifted: bool = False
+    #: Where its next worker will go, once those who make room have left. Others may not take that room.
+    claim: Placement | None = None
+    #: Why it can never be served, learned from a worker. The file's own verdict is in the spec.
+    verdict: str | None = None
+    failures: int = 0
+    retry_at_s: float | None = None
+    last_error: str | None = None
+    portable: bool = False
+    #: Tokens served per client: who has had least goes first.
+    served_tokens: dict[str, float] = field(default_factory=dict)
+    #: When each client's last request ended.
+    last_seen_s: dict[str, float] = field(default_factory=dict)
+    last_used_s: float | None = None
+    loads: int = 0
+    load_s: float | None = None
+    service_s: float | None = None
+    last_eviction: Eviction | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+@dataclass(slots=True)
+class Device:
+    spec: DeviceSpec
+    free_bytes: int | None = None
+    #: What was charged when the budget was cut below it; shrinks as workers leave, and never grows.
+    tolerated_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    accepted: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Everything the scheduler knows."""
+
+    devices: dict[str, Device] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    #: Every worker that is not gone, oldest first. Its model may have been removed from the list.
+    workers: dict[int, Worker] = field(default_factory=dict)
+    settling: list[Settling] = field(default_factory=list)
+    #: Running requests only; waiting ones are in their model's queue.
+    running: dict[str, Request] = field(default_factory=dict)
+    #: Waiting requests by id, for cancels that name no model.
+    waiting: dict[str, Request] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    closing: bool = False
+    timer_at_s: float | None = None
+    #: No device is asked for its free memory before this time.
+    sample_due_s: float = 0.0
+    now_s: float = 0.0
+    next_worker_id: int = 1
+
+    def workers_of(self, model_id: str) -> Iterator[Worker]:
+        return (worker for worker in self.workers.values() if worker.model_id == model_id)
+
+    def charged_bytes(self, device: str) -> int:
+        """Bytes reserved on a device, by workers and by those who left but whose memory is not yet back."""
+        held = sum(worker.placement.device_bytes.get(device, 0) for worker in self.workers.values())
+        return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
+
+    def free_bytes(self, device: str) -> int:
+        """Budget less charges; negative after the budget was cut."""
+        return self.devices[device].spec.budget_bytes - self.charged_bytes(device)
+
+    def leaving_bytes(self, device: str) -> int:
+        """Charged bytes that are on their way back without any further decision."""
+        held = sum(
+            worker.placement.device_bytes.get(device, 0)
+            for worker in self.workers.values()
+            if worker.state in LEAVING_STATES
+        )
+        return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
+
+    def enqueue(self, request: Request) -> None:
+        self.models[request.model_id].waiting[request.id] = request
+        self.waiting[request.id] = request
+
+    def dequeue(self, request_id: str) -> Request:
+        request = self.waiting.pop(request_id)
+        del self.models[request.model_id].waiting[request_id]
+        return request
+
+    def grant(self, request: Request, worker: Worker, now_s: float) -> None:
+        assert worker.state is WorkerState.READY
+        assert len(worker.running) < worker.spec.slots
+        self.dequeue(request.id)
+        request.worker_id, request.granted_at_s = worker.id, now_s
+        worker.running[request.id] = self.running[request.id] = request
+
+    def release(self, request: Request, now_s: float) -> None:
+        """Give back a running request's slot."""
+        assert request.worker_id is not None
+        del self.running[request.id]
+        worker = self.workers[request.worker_id]
+        del worker.running[request.id]
+        if not worker.running:
+            worker.idle_since_s = now_s
+        model = self.models.get(request.model_id)
+        if model is not None:
+            model.last_used_s = now_s
+
+    def add_worker(self, spec: ModelSpec, placement: Placement, *, portable: bool, now_s: float) -> Worker:
+        """Reserve a placement's bytes for a new worker of the model."""
+        worker = Worker(
+            id=self.next_worker_id,
+            spec=spec,
+            placement=placement,
+            portable=portable,
+            state=WorkerState.LAUNCHING,
+            launched_at_s=now_s,
+            last_progress_s=now_s,
+        )
+        self.next_worker_id += 1
+        self.workers[worker.id] = worker
+        return worker
+
+    def remove_worker(self, worker: Worker) -> None:
+        """Take a reaped worker out; its bytes are no longer charged to it."""
+        assert not worker.running
+        worker.move(Cause.EXITED)
+        del self.workers[worker.id]
+
+    def note_release(self) -> None:
+        """Charges went down: a budget that was cut tolerates no more than what is left."""
+        for name, device in self.devices.items():
+            device.tolerated_bytes = min(device.tolerated_bytes, self.charged_bytes(name))
+
+    def check(self) -> None:
+        """Assert every invariant. A breach is a defect of swapd, never an operating error."""
+        for name, device in self.devices.items():
+            charged = self.charged_bytes(name)
+            limit = max(device.spec.budget_bytes, device.tolerated_bytes)
+            assert charged <= limit, f"{name}: {charged} bytes charged, {limit} allowed"
+        self._check_workers()
+        self._check_requests()
+
+    def _check_workers(self) -> None:
+        for worker in self.workers.values():
+            assert worker.state is not WorkerState.GONE, f"worker {worker.id} is gone but listed"
+            assert len(worker.running) <= worker.spec.slots, f"worker {worker.id} runs more than its slots"
+            serving = worker.state in (WorkerState.READY, WorkerState.DRAINING)
+            assert serving or not worker.running, f"worker {worker.id} is {worker.state.value} and serves"
+            assert (worker.state in LEAVING_STATES) == (worker.departure is not None), f"worker {worker.id}"
+            for name in worker.placement.device_bytes:
+                assert name in self.devices, f"worker {worker.id} holds bytes on {name}, which is unknown"
+
+    def _check_requests(self) -> None:
+        granted = {key for worker in self.workers.values() for key in worker.running}
+        assert granted == set(self.running), "grants and running requests differ"
+        queued = {key for model in self.models.values() for key in model.waiting}
+        assert queued == set(self.waiting), "queues and waiting requests differ"
+        for model in self.models.values():
+            if not model.waiting:
+                continue
+            assert self.timer_at_s is not None, f"{model.id} has requests waiting and no timer"
+            assert not self.closing, f"{model.id} has requests waiting during the shutdown"
+            for worker in self.workers_of(model.id):
+                free = worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots
+                assert not free, f"{model.id} has requests waiting and worker {worker.id} a free slot"
+        counters = self.counters
+        ended = counters.finished + counters.failed + counters.cancelled
+        assert counters.accepted == len(self.waiting) + len(self.running) + ended, "requests got lost"
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{worker.model_id} {worker.state.value}" for worker in self.workers.values())
+        memory = ", ".join(
+            f"{name} {self.charged_bytes(name)}/{device.spec.budget_bytes}" for name, device in self.devices.items()
+        )
+        return f"<Ledger [{states} | {len(self.waiting)} waiting, {len(self.running)} running | {memory}]>"

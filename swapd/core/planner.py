@@ -1,0 +1,225 @@
+"""What to do next, given the ledger as it is: runs after every event, in one fixed order.
+
+Overdue things first, then refusals, grants, overflow, idle unloads, room for models that wait, and the timer.
+Each part records in the ledger before it adds the effect. Never called but by `scheduler.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from swapd.core import fairness
+from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
+from swapd.core.effects import Effect, Grant, Refusal, RefusalKind, Sample, SetTimer, Tell
+from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.lifecycle import WorkerState
+from swapd.core.placement import misfit
+from swapd.core.room import make_room, needs_worker, next_room_s, shrink_to_budgets
+
+SAMPLE_EVERY_S = 0.25
+"""How often a device is asked whether memory has come back."""
+
+MAX_RETRY_AFTER_S = 60.0
+
+
+def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    """Bring the ledger to where nothing more can be done now, and set the timer for when something can."""
+    _settle_overdue(ledger, now_s, effects)
+    _stop_stuck(ledger, now_s, effects)
+    _reprieve_unneeded(ledger, now_s, effects)
+    _finish_drains(ledger, now_s, effects)
+    for model in list(ledger.models.values()):
+        _refuse_hopeless(ledger, model, now_s, effects)
+        _refuse_overdue(ledger, model, now_s, effects)
+        _grant(ledger, model, now_s, effects)
+        _refuse_overflow(ledger, model, effects)
+    _unload_idle(ledger, now_s, effects)
+    shrink_to_budgets(ledger, now_s, effects)
+    make_room(ledger, now_s, effects)
+    _sample_settling(ledger, now_s, effects)
+    _set_timer(ledger, now_s, effects)
+
+
+def _settle_overdue(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    overdue = [entry for entry in ledger.settling if now_s >= entry.until_s]
+    for entry in overdue:
+        ledger.settling.remove(entry)
+        message = f"{entry.device} did not show {entry.size_bytes} bytes as free again in time; taking them as free"
+        effects.append(Tell("memory_late", None, message))
+    if overdue:
+        ledger.note_release()
+
+
+def stuck_at_s(worker: Worker) -> float | None:
+    """When a worker counts as stuck if it reports nothing until then; None while it has nothing to do."""
+    if worker.state in LOADING_STATES:
+        return worker.last_progress_s + worker.spec.load_timeout_s
+    if worker.running:
+        return worker.last_progress_s + worker.spec.stall_timeout_s
+    return None
+
+
+def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    for worker in list(ledger.workers.values()):
+        at_s = stuck_at_s(worker)
+        if at_s is None or now_s < at_s:
+            continue
+        model = ledger.models.get(worker.model_id)
+        if worker.state in LOADING_STATES:
+            message = (
+                f"model {worker.model_id!r} made no load progress for {worker.spec.load_timeout_s:g} s and was "
+                "killed; a slow disk needs a longer load_timeout"
+            )
+            if model is not None:
+                fail_load(ledger, model, RefusalKind.LOAD_TIMEOUT, message, now_s, effects)
+        else:
+            message = (
+                f"the worker of model {worker.model_id!r} finished nothing for {worker.spec.stall_timeout_s:g} s "
+                "(stall_timeout) and was killed"
+            )
+            if model is not None:
+                note_crash(model, message, now_s, effects)
+        stop(ledger, worker, Departure("stuck"), now_s, effects, grace_s=0.0)
+
+
+def _reprieve_unneeded(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    for worker in ledger.workers.values():
+        if worker.state is not WorkerState.DRAINING:
+            continue
+        assert worker.departure is not None
+        if not worker.departure.is_eviction:
+            continue
+        waiter = ledger.models.get(worker.departure.for_model or "")
+        if waiter is None or not needs_worker(ledger, waiter, now_s):
+            message = f"{worker.model_id!r} stays: {worker.departure.for_model!r} no longer needs its room"
+            effects.append(Tell("reprieved", worker.model_id, message))
+            reprieve(worker)
+
+
+def _finish_drains(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    for worker in list(ledger.workers.values()):
+        if worker.state is not WorkerState.DRAINING:
+            continue
+        assert worker.departure is not None
+        deadline_s = worker.departure.deadline_s
+        overdue = deadline_s is not None and now_s >= deadline_s
+        if overdue and worker.running:
+            message = f"{worker.model_id!r} had {len(worker.running)} requests left when its drain time was over"
+            effects.append(Tell("drain_cut", worker.model_id, message))
+        if overdue or not worker.running:
+            stop(ledger, worker, worker.departure, now_s, effects)
+
+
+def hopeless(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
+    """Why waiting for this model makes no sense, or None if it does."""
+    verdict = model.spec.verdict or model.verdict
+    if verdict is not None:
+        return Refusal(RefusalKind.INVALID_MODEL, verdict)
+    if all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
+        reason = misfit(model.spec, _open_budgets(ledger, model))
+        if reason is not None:
+            return Refusal(RefusalKind.DOES_NOT_FIT, reason)
+        if model.retry_at_s is not None and now_s < model.retry_at_s:
+            message = model.last_error or f"model {model.id!r} failed to load"
+            return Refusal(RefusalKind.LOAD_FAILED, message, model.retry_at_s - now_s)
+    return None
+
+
+def _open_budgets(ledger: Ledger, model: Model) -> dict[str, int]:
+    """Budgets less what pinned workers of other models hold for good."""
+    budgets = {name: device.spec.budget_bytes for name, device in ledger.devices.items()}
+    for worker in ledger.workers.values():
+        if worker.spec.pin and worker.model_id != model.id and worker.state not in LEAVING_STATES:
+            for name, size_bytes in worker.placement.device_bytes.items():
+                budgets[name] -= size_bytes
+    return budgets
+
+
+def _refuse_hopeless(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    if not model.waiting and not model.load_asks:
+        return
+    refusal = hopeless(ledger, model, now_s)
+    if refusal is not None:
+        refuse_all(ledger, model, refusal, effects)
+
+
+def _refuse_overdue(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    limit_s = model.spec.queue_timeout_s
+    for request in list(model.waiting.values()):
+        if now_s < request.arrived_at_s + limit_s:
+            break
+        message = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}"
+        refuse(ledger, request.id, Refusal(RefusalKind.QUEUE_TIMEOUT, message), effects)
+
+
+def _grant(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    for worker in ledger.workers_of(model.id):
+        while worker.state is WorkerState.READY and model.waiting and len(worker.running) < worker.spec.slots:
+            request = fairness.next_request(model.waiting.values(), model.served_tokens, now_s)
+            if not worker.running:
+                # The watch for progress starts with the work, not with the last time there was some.
+                worker.last_progress_s = now_s
+            ledger.grant(request, worker, now_s)
+            model.last_used_s = now_s
+            effects.append(Grant(request.id, worker.id, now_s - request.arrived_at_s))
+
+
+def _refuse_overflow(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
+    while len(model.waiting) > model.spec.max_waiting:
+        newest = next(reversed(model.waiting))
+        message = f"model {model.id!r} has {model.spec.max_waiting} requests waiting (queue.max_waiting); try later"
+        refusal = Refusal(RefusalKind.QUEUE_FULL, message, _retry_after_full_s(model))
+        refuse(ledger, newest, refusal, effects)
+
+
+def _retry_after_full_s(model: Model) -> float:
+    """Roughly when one place of a full queue is free again: one request's time over the slots."""
+    return min(MAX_RETRY_AFTER_S, max(1.0, (model.service_s or 1.0) / model.spec.slots))
+
+
+def _idle_unload_at_s(worker: Worker) -> float | None:
+    if worker.state is not WorkerState.READY or worker.running or worker.spec.pin:
+        return None
+    limit_s = worker.spec.idle_unload_s
+    return None if limit_s is None else worker.idle_since_s + limit_s
+
+
+def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    for worker in list(ledger.workers.values()):
+        at_s = _idle_unload_at_s(worker)
+        if at_s is not None and now_s >= at_s:
+            why = f"{worker.model_id!r} leaves: idle for {worker.spec.idle_unload_s:g} s (idle_unload)"
+            effects.append(Tell("unloading", worker.model_id, why))
+            leave(ledger, worker, Departure("idle_unload"), now_s, effects)
+
+
+def _sample_settling(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    if ledger.settling and now_s >= ledger.sample_due_s:
+        ledger.sample_due_s = now_s + SAMPLE_EVERY_S
+        effects += [Sample(name) for name in sorted({entry.device for entry in ledger.settling})]
+
+
+def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
+    for entry in ledger.settling:
+        yield entry.until_s
+    if ledger.settling:
+        yield ledger.sample_due_s
+    for worker in ledger.workers.values():
+        yield stuck_at_s(worker)
+        yield _idle_unload_at_s(worker)
+        if worker.state is WorkerState.DRAINING and worker.departure is not None:
+            yield worker.departure.deadline_s
+    for model in ledger.models.values():
+        if model.waiting:
+            yield next(iter(model.waiting.values())).arrived_at_s + model.spec.queue_timeout_s
+        if model.spec.pin and model.retry_at_s is not None and model.retry_at_s > now_s:
+            yield model.retry_at_s
+    yield next_room_s(ledger, now_s)
+
+
+def _set_timer(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    at_s = min((at_s for at_s in _deadlines(ledger, now_s) if at_s is not None), default=None)
+    assert at_s is None or at_s > now_s, f"something due at {at_s} was left undone at {now_s}"
+    if at_s != ledger.timer_at_s:
+        ledger.timer_at_s = at_s
+        effects.append(SetTimer(at_s))

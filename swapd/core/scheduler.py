@@ -1,0 +1,361 @@
+"""`step`: the one door into the scheduler. It records an event, then plans, and returns what must be done.
+
+Never awaits, never reads a clock, never raises for an operating error. An impossible event is an assertion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from swapd.core import events as ev
+from swapd.core import fairness
+from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all
+from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportDeparture, ReportLoad, Tell
+from swapd.core.ledger import LOADING_STATES, Ask, Departure, Device, Ledger, Model, Request, Settling, Worker
+from swapd.core.lifecycle import Cause, WorkerState
+from swapd.core.planner import plan
+from swapd.core.spec import RAM, ModelSpec
+
+SETTLE_S = 10.0
+"""How long a GPU may take to show a dead process's memory as free before it is taken as free."""
+
+RETURNED_SHARE = 0.75
+"""The part of a worker's bytes that must be seen to be free again: others may take some meanwhile."""
+
+MAX_ASKS = 64
+"""People waiting for one model's load or unload."""
+
+SERVICE_WEIGHT = 0.2
+"""Of the newest sample in the running mean of a request's service time."""
+
+
+def step(ledger: Ledger, event: ev.Event, now_s: float) -> list[Effect]:
+    """Record one event at `now_s` (monotonic seconds) and return what the shell must do, in order."""
+    assert now_s >= ledger.now_s, "time went backwards"
+    ledger.now_s = now_s
+    effects: list[Effect] = []
+    _HANDLERS[type(event)](ledger, event, now_s, effects)
+    plan(ledger, now_s, effects)
+    return effects
+
+
+def _request_arrived(ledger: Ledger, event: ev.RequestArrived, now_s: float, effects: list[Effect]) -> None:
+    ledger.counters.accepted += 1
+    model = ledger.models.get(event.model_id)
+    refusal = None
+    if ledger.closing:
+        refusal = _closing()
+    elif model is None:
+        refusal = Refusal(RefusalKind.UNKNOWN_MODEL, f"model {event.model_id!r} is not in the configuration")
+    if model is None or refusal is not None:
+        assert refusal is not None
+        ledger.counters.failed += 1
+        effects.append(Reject(event.request_id, refusal))
+        return
+    active = {request.client for request in model.waiting.values()}
+    active |= {request.client for request in ledger.running.values() if request.model_id == model.id}
+    fairness.welcome(model, event.client, active)
+    model.pin_lifted = False
+    ledger.enqueue(Request(event.request_id, model.id, event.client, event.priority, now_s))
+
+
+def _request_cancelled(ledger: Ledger, event: ev.RequestCancelled, now_s: float, _: list[Effect]) -> None:
+    if event.request_id in ledger.waiting:
+        ledger.dequeue(event.request_id)
+        ledger.counters.cancelled += 1
+    elif event.request_id in ledger.running:
+        _end_running(ledger, event.request_id, now_s)
+        ledger.counters.cancelled += 1
+
+
+def _request_finished(ledger: Ledger, event: ev.RequestFinished, now_s: float, _: list[Effect]) -> None:
+    if event.request_id not in ledger.running:
+        return  # It failed with its worker and was counted then.
+    request = _end_running(ledger, event.request_id, now_s)
+    if not event.ok:
+        ledger.counters.failed += 1
+        return
+    ledger.counters.finished += 1
+    model = ledger.models.get(request.model_id)
+    if model is not None:
+        model.failures = 0
+        took_s = now_s - request.granted_at_s
+        known_s = model.service_s
+        model.service_s = took_s if known_s is None else known_s + SERVICE_WEIGHT * (took_s - known_s)
+
+
+def _end_running(ledger: Ledger, request_id: str, now_s: float) -> Request:
+    request = ledger.running[request_id]
+    ledger.release(request, now_s)
+    model = ledger.models.get(request.model_id)
+    if model is not None:
+        fairness.note_seen(model, request.client, now_s)
+    return request
+
+
+def _tokens_served(ledger: Ledger, event: ev.TokensServed, now_s: float, _: list[Effect]) -> None:
+    model = ledger.models.get(event.model_id)
+    if model is not None:
+        fairness.charge(model, event.client, event.tokens)
+
+
+def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: list[Effect]) -> None:
+    worker = ledger.workers[event.worker_id]
+    worker.move(Cause.STARTED)
+    worker.last_progress_s = now_s
+
+
+def _worker_progressed(ledger: Ledger, event: ev.WorkerProgressed, now_s: float, _: list[Effect]) -> None:
+    ledger.workers[event.worker_id].last_progress_s = now_s
+
+
+def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: list[Effect]) -> None:
+    worker = ledger.workers[event.worker_id]
+    worker.move(Cause.LOADED)
+    if worker.state is not WorkerState.READY:
+        return
+    worker.ready_at_s = worker.idle_since_s = worker.last_progress_s = now_s
+    load_s = now_s - worker.launched_at_s
+    effects.append(ReportLoad(worker.model_id, "ready", load_s))
+    effects.append(Tell("loaded", worker.model_id, f"{worker.model_id!r} is ready after {load_s:.2f} s"))
+    # A worker whose model was changed or removed meanwhile has been told to leave: it is not READY.
+    model = ledger.models[worker.model_id]
+    model.load_s, model.last_error, model.retry_at_s = load_s, None, None
+    model.loads += 1
+    effects += [Answer(ask.id, None) for ask in model.load_asks]
+    model.load_asks.clear()
+
+
+def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects: list[Effect]) -> None:
+    worker = ledger.workers[event.worker_id]
+    state = worker.state
+    cut_running(ledger, worker, now_s)
+    _take_out(ledger, worker, now_s)
+    model = ledger.models.get(worker.model_id)
+    if state in LOADING_STATES:
+        outcome = "crashed" if event.kind is ev.ExitKind.CPU_FAULT else "failed"
+        effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
+        if model is not None:
+            _load_ended(ledger, model, worker, event, now_s, effects)
+    else:
+        departure = worker.departure or Departure("crashed")
+        if worker.ready_at_s is not None:
+            evicted = departure.is_eviction and state is WorkerState.STOPPING
+            effects.append(ReportDeparture(worker.model_id, departure.reason, evicted))
+        if state is not WorkerState.STOPPING and model is not None:
+            note_crash(model, event.detail, now_s, effects)
+    if model is not None:
+        _answer_unloads(ledger, model, effects)
+
+
+def _take_out(ledger: Ledger, worker: Worker, now_s: float) -> None:
+    ledger.remove_worker(worker)
+    for name, size_bytes in worker.placement.device_bytes.items():
+        if name != RAM and size_bytes:
+            free_before = ledger.devices[name].free_bytes
+            ledger.settling.append(Settling(name, size_bytes, free_before, now_s + SETTLE_S))
+    ledger.note_release()
+
+
+def _load_ended(
+    ledger: Ledger,
+    model: Model,
+    worker: Worker,
+    event: ev.WorkerExited,
+    now_s: float,
+    effects: list[Effect],
+) -> None:
+    """A worker's process ended by itself before it was ready."""
+    if event.kind is ev.ExitKind.CPU_FAULT and worker.spec.has_portable_mode and not worker.portable:
+        model.portable = True
+        message = (
+            f"the worker of {model.id!r} crashed on its first batch ({event.detail}); "
+            "loading once more with use_extra_bufts: false, which avoids special CPU instructions"
+        )
+        effects.append(Tell("portable_retry", model.id, message))
+    elif event.kind is ev.ExitKind.INVALID_MODEL:
+        model.verdict = event.detail
+        effects.append(Tell("load_failed", model.id, event.detail))
+    else:
+        fail_load(ledger, model, RefusalKind.LOAD_FAILED, event.detail, now_s, effects)
+
+
+def _answer_unloads(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
+    leaving = any(
+        worker.departure is not None and worker.departure.reason == "asked" for worker in ledger.workers_of(model.id)
+    )
+    if not leaving:
+        effects += [Answer(ask.id, None) for ask in model.unload_asks]
+        model.unload_asks.clear()
+
+
+def _memory_sampled(ledger: Ledger, event: ev.MemorySampled, now_s: float, _: list[Effect]) -> None:
+    device = ledger.devices.get(event.device)
+    if device is None:
+        return
+    device.free_bytes = event.free_bytes
+    kept: list[Settling] = []
+    returned = 0
+    for entry in ledger.settling:
+        if entry.device != event.device:
+            kept.append(entry)
+            continue
+        before = entry.free_before_bytes
+        if before is not None and event.free_bytes >= before + returned + RETURNED_SHARE * entry.size_bytes:
+            # Later entries must see memory beyond what this one brought back.
+            returned += entry.size_bytes
+        elif before is None:
+            kept.append(entry)
+        else:
+            kept.append(Settling(entry.device, entry.size_bytes, before + returned, entry.until_s))
+    ledger.settling = kept
+    ledger.note_release()
+
+
+def _models_changed(ledger: Ledger, event: ev.ModelsChanged, now_s: float, effects: list[Effect]) -> None:
+    listed = {spec.id: spec for spec in event.models}
+    assert len(listed) == len(event.models), "a model is listed twice"
+    for model in list(ledger.models.values()):
+        if model.id not in listed:
+            _remove_model(ledger, model, now_s, effects)
+    for spec in event.models:
+        if spec.id in ledger.models:
+            _change_model(ledger, ledger.models[spec.id], spec, now_s, effects)
+        else:
+            ledger.models[spec.id] = Model(spec, known_since_s=now_s)
+    ledger.models = {spec.id: ledger.models[spec.id] for spec in event.models}
+
+
+def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, effects: list[Effect]) -> None:
+    """Take over new settings: policy at once, anything a running worker depends on by replacing the worker."""
+    changed = model.spec.launch_key != spec.launch_key
+    model.spec = spec
+    if changed:
+        model.verdict = model.last_error = model.retry_at_s = model.load_s = None
+        model.failures, model.portable, model.claim = 0, False, None
+        _dismiss(ledger, model.id, "reload", spec.drain_s, now_s, effects)
+        return
+    for worker in ledger.workers_of(spec.id):
+        if worker.spec.launch_key == spec.launch_key:
+            worker.spec = spec
+
+
+def _remove_model(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    message = f"model {model.id!r} was removed from the configuration"
+    refuse_all(ledger, model, Refusal(RefusalKind.UNKNOWN_MODEL, message), effects)
+    effects += [Answer(ask.id, None) for ask in model.unload_asks]
+    _dismiss(ledger, model.id, "removed", model.spec.drain_s, now_s, effects)
+    del ledger.models[model.id]
+
+
+def _dismiss(ledger: Ledger, model_id: str, reason: str, drain_s: float, now_s: float, effects: list[Effect]) -> None:
+    for worker in list(ledger.workers_of(model_id)):
+        message = f"{model_id!r} leaves: {_DISMISSALS[reason]}"
+        effects.append(Tell("unloading", model_id, message))
+        leave(ledger, worker, Departure(reason, deadline_s=now_s + drain_s), now_s, effects)
+
+
+_DISMISSALS = {
+    "reload": "its settings or its file changed",
+    "removed": "it was removed from the configuration",
+    "asked": "somebody asked for it",
+    "shutdown": "the daemon is shutting down",
+}
+
+
+def _devices_changed(ledger: Ledger, event: ev.DevicesChanged, now_s: float, _: list[Effect]) -> None:
+    listed = {spec.name: spec for spec in event.devices}
+    for name in [name for name in ledger.devices if name not in listed]:
+        if ledger.charged_bytes(name) == 0:
+            del ledger.devices[name]
+        else:
+            gone = ledger.devices[name].spec
+            listed[name] = type(gone)(name, gone.total_bytes, 0)
+    for name, spec in listed.items():
+        device = ledger.devices.setdefault(name, Device(spec))
+        device.spec = spec
+        charged = ledger.charged_bytes(name)
+        device.tolerated_bytes = charged if charged > spec.budget_bytes else 0
+
+
+def _load_asked(ledger: Ledger, event: ev.LoadAsked, now_s: float, effects: list[Effect]) -> None:
+    model = _asked_model(ledger, event.ask_id, event.model_id, effects)
+    if model is None:
+        return
+    model.pin_lifted = False
+    # A person who asks has perhaps mended it: do not make them sit out a back-off.
+    model.retry_at_s = None
+    if any(worker.state is WorkerState.READY for worker in ledger.workers_of(model.id)):
+        effects.append(Answer(event.ask_id, None))
+    elif len(model.load_asks) >= MAX_ASKS:
+        effects.append(Answer(event.ask_id, _too_many_asks(model)))
+    else:
+        model.load_asks.append(Ask(event.ask_id, now_s))
+
+
+def _unload_asked(ledger: Ledger, event: ev.UnloadAsked, now_s: float, effects: list[Effect]) -> None:
+    model = _asked_model(ledger, event.ask_id, event.model_id, effects)
+    if model is None:
+        return
+    model.pin_lifted = True
+    refusal = Refusal(RefusalKind.LOAD_FAILED, f"model {model.id!r} was unloaded by hand")
+    effects += [Answer(ask.id, refusal) for ask in model.load_asks]
+    model.load_asks.clear()
+    if len(model.unload_asks) >= MAX_ASKS:
+        effects.append(Answer(event.ask_id, _too_many_asks(model)))
+        return
+    model.unload_asks.append(Ask(event.ask_id, now_s))
+    _dismiss(ledger, model.id, "asked", model.spec.drain_s, now_s, effects)
+    _answer_unloads(ledger, model, effects)
+
+
+def _asked_model(ledger: Ledger, ask_id: str, model_id: str, effects: list[Effect]) -> Model | None:
+    model = ledger.models.get(model_id)
+    if ledger.closing:
+        effects.append(Answer(ask_id, _closing()))
+        return None
+    if model is None:
+        message = f"model {model_id!r} is not in the configuration"
+        effects.append(Answer(ask_id, Refusal(RefusalKind.UNKNOWN_MODEL, message)))
+    return model
+
+
+def _too_many_asks(model: Model) -> Refusal:
+    return Refusal(RefusalKind.QUEUE_FULL, f"{MAX_ASKS} others already wait for model {model.id!r}", 1.0)
+
+
+def _closing() -> Refusal:
+    return Refusal(RefusalKind.SHUTTING_DOWN, "swapd is shutting down; try again in a moment", 5.0)
+
+
+def _shutdown_asked(ledger: Ledger, _: ev.ShutdownAsked, now_s: float, effects: list[Effect]) -> None:
+    ledger.closing = True
+    for model in ledger.models.values():
+        refuse_all(ledger, model, _closing(), effects)
+    for worker in list(ledger.workers.values()):
+        departure = Departure("shutdown", deadline_s=now_s + worker.spec.drain_s)
+        leave(ledger, worker, departure, now_s, effects)
+
+
+def _timer_fired(ledger: Ledger, _: ev.TimerFired, now_s: float, effects: list[Effect]) -> None:
+    ledger.timer_at_s = None
+
+
+_HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
+    ev.RequestArrived: _request_arrived,
+    ev.RequestCancelled: _request_cancelled,
+    ev.RequestFinished: _request_finished,
+    ev.TokensServed: _tokens_served,
+    ev.WorkerStarted: _worker_started,
+    ev.WorkerProgressed: _worker_progressed,
+    ev.WorkerReady: _worker_ready,
+    ev.WorkerExited: _worker_exited,
+    ev.MemorySampled: _memory_sampled,
+    ev.ModelsChanged: _models_changed,
+    ev.DevicesChanged: _devices_changed,
+    ev.LoadAsked: _load_asked,
+    ev.UnloadAsked: _unload_asked,
+    ev.ShutdownAsked: _shutdown_asked,
+    ev.TimerFired: _timer_fired,
+}

@@ -1,0 +1,96 @@
+"""When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
+
+The rules, in words. A worker that is pinned or still loading is never asked. An idle one goes at once, unless
+its turn lasts and clients other than those who wait are likely to be back sooner than a reload takes. A busy
+one is never cut off: it stops receiving grants once its turn is over and the waiting outweighs what its own
+clients would lose by the reload, and at the latest when the waiting model has waited its `max_wait_s`.
+"""
+
+from __future__ import annotations
+
+from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.lifecycle import WorkerState
+from swapd.core.spec import ModelSpec
+
+ASSUMED_BYTES_PER_S = 1_000_000_000
+"""How fast an unknown model loads: a plain NVMe disk."""
+
+MIN_RELOAD_S = 0.5
+
+
+def reload_s(model: Model | None, spec: ModelSpec) -> float:
+    """Seconds a load of this model takes: the last one's, else a guess from its size."""
+    if model is not None and model.load_s is not None:
+        return max(MIN_RELOAD_S, model.load_s)
+    size_bytes = spec.costs.total_bytes if spec.costs is not None else 0
+    return max(MIN_RELOAD_S, size_bytes / ASSUMED_BYTES_PER_S)
+
+
+def wanted_since_s(model: Model) -> float | None:
+    """Since when this model has wanted a worker, or None if nobody asks for it."""
+    since = [next(iter(model.waiting.values())).arrived_at_s] if model.waiting else []
+    since += [ask.asked_at_s for ask in model.load_asks[:1]]
+    if model.spec.pin and not model.pin_lifted:
+        since.append(model.known_since_s)
+    return min(since, default=None)
+
+
+def waiting_weight_s(model: Model, now_s: float) -> float:
+    """Seconds waited so far, summed over everything that waits for this model."""
+    waited = sum(now_s - request.arrived_at_s for request in model.waiting.values())
+    return waited + sum(now_s - ask.asked_at_s for ask in model.load_asks)
+
+
+def turn_ends_s(worker: Worker) -> float:
+    assert worker.ready_at_s is not None
+    return worker.ready_at_s + worker.spec.turn_s
+
+
+def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec) -> float | None:
+    """Until when requests by other clients than the waiter's are expected, or None if none are.
+
+    A client that was here is expected back for as long as a reload takes: if it comes later than that, the
+    swap has paid for itself. A client that waits elsewhere now cannot come back here.
+    """
+    if holder is None:
+        return None
+    elsewhere = {request.client for request in waiter.waiting.values()}
+    seen = [at_s for client, at_s in holder.last_seen_s.items() if client not in elsewhere]
+    return max(seen) + reload_s(holder, spec) if seen else None
+
+
+def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
+    """The earliest time at which this worker may be asked to leave for the waiter; None is never.
+
+    A time that is not after `now_s` means now. With nothing else happening, the answer holds until then.
+    """
+    if worker.spec.pin or worker.state is not WorkerState.READY or worker.model_id == waiter.id:
+        return None
+    since_s = wanted_since_s(waiter)
+    assert since_s is not None
+    bound_s = since_s + waiter.spec.max_wait_s
+    holder = ledger.models.get(worker.model_id)
+    if not worker.running:
+        expected_s = expected_until_s(holder, waiter, worker.spec)
+        held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
+        return min(bound_s, held_until_s)
+    return min(bound_s, max(turn_ends_s(worker), _outweighed_at_s(worker, holder, waiter, now_s)))
+
+
+def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s: float) -> float:
+    """When the waiter's summed waiting exceeds the seconds the holder's clients would lose to a reload."""
+    demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
+    needed_s = demand * reload_s(holder, worker.spec)
+    missing_s = needed_s - waiting_weight_s(waiter, now_s)
+    if missing_s <= 0:
+        return now_s
+    rate = len(waiter.waiting) + len(waiter.load_asks)
+    return now_s + missing_s / rate if rate else float("inf")
+
+
+def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
+    """What sending a worker away is expected to cost: its reload, weighed by how recently it was wanted."""
+    holder = ledger.models.get(worker.model_id)
+    idle_s = 0.0 if worker.running else max(0.0, now_s - worker.idle_since_s)
+    weight = 1 + len(worker.running) + max(0, worker.spec.priority)
+    return reload_s(holder, worker.spec) * weight / (1.0 + idle_s)

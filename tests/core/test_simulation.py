@@ -1,0 +1,218 @@
+"""Random histories: whatever happens, no invariant breaks, nothing starves, nothing is lost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from support.simulation import MIB, Faults, Simulation, gpu, model, ram
+
+from swapd.core import events as ev
+from swapd.core.spec import DeviceSpec, ModelSpec
+
+HISTORIES = 2_000
+CHUNKS = 8
+
+
+def random_models(rng: random.Random, with_gpu: bool) -> list[ModelSpec]:
+    return [random_model(rng, f"m{number}", with_gpu) for number in range(rng.randint(1, 5))]
+
+
+def random_model(rng: random.Random, name: str, with_gpu: bool) -> ModelSpec:
+    size_mib, on_gpu, slots = rng.choice([200, 400, 700, 1500]), with_gpu and rng.random() < 0.7, rng.randint(1, 3)
+    portable = rng.random() < 0.5
+    return model(
+        name,
+        size_mib,
+        gpu=on_gpu,
+        slots=slots,
+        launch_key=f"{size_mib}/{on_gpu}/{slots}/{portable}",
+        has_portable_mode=portable,
+        pin=rng.random() < 0.08,
+        priority=rng.choice([0, 0, 0, 1, 2]),
+        max_waiting=rng.choice([3, 50]),
+        queue_timeout_s=rng.choice([20.0, 600.0]),
+        max_wait_s=rng.choice([1.0, 10.0, 60.0]),
+        turn_s=rng.choice([0.0, 3.0, 10.0]),
+        idle_unload_s=rng.choice([None, None, 2.0, 30.0]),
+        load_timeout_s=15.0,
+        stall_timeout_s=20.0,
+        drain_s=rng.choice([1.0, 10.0]),
+    )
+
+
+def random_devices(rng: random.Random) -> list[DeviceSpec]:
+    gpus = [gpu(f"CUDA{number}", rng.choice([600, 1000, 1600])) for number in range(rng.choice([0, 0, 1, 2]))]
+    return [*gpus, ram(rng.choice([1000, 1600, 3000]))]
+
+
+def one_history(seed: int) -> Simulation:
+    """Forty to eighty random actions over a few virtual minutes, then peace until everything has ended."""
+    rng = random.Random(seed)
+    devices = random_devices(rng)
+    models = random_models(rng, len(devices) > 1)
+    simulation = Simulation(rng, devices, models, Faults())
+    issued: list[str] = []
+    asks: list[str] = []
+    for number in range(rng.randint(40, 80)):
+        simulation.run(until_s=simulation.now_s + rng.expovariate(2.0))
+        act(simulation, rng, number, devices, models, issued, asks)
+    simulation.faults = Faults(0, 0, 0, 0, 0, 0, 0)
+    if rng.random() < 0.3:
+        simulation.post(ev.ShutdownAsked())
+    simulation.run(until_s=simulation.now_s + 3_000.0)
+    lost = [request_id for request_id in issued if request_id not in simulation.outcomes]
+    assert not lost, f"never ended: {lost}; {simulation.ledger!r}"
+    unanswered = [ask for ask in asks if ask not in simulation.answers]
+    # A person may wait for ever only where the model waits for others that are pinned or busy for good.
+    assert not unanswered, f"never answered: {unanswered}; {simulation.ledger!r}"
+    assert not simulation.ledger.settling
+    return simulation
+
+
+def act(
+    simulation: Simulation,
+    rng: random.Random,
+    number: int,
+    devices: list[DeviceSpec],
+    models: list[ModelSpec],
+    issued: list[str],
+    asks: list[str],
+) -> None:
+    name = rng.choice(models).id if models else "m0"
+    match rng.choices(
+        ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget"],
+        [50, 6, 10, 3, 3, 3, 4, 1],
+    )[0]:
+        case "arrive":
+            issued.append(f"r{number}")
+            simulation.request(f"r{number}", name, f"c{rng.randrange(4)}", rng.choice([0, 0, 1]))
+        case "burst":
+            for extra in range(rng.randint(2, 8)):
+                issued.append(f"r{number}.{extra}")
+                simulation.request(issued[-1], name, f"c{rng.randrange(4)}")
+        case "cancel" if issued:
+            simulation.cancel(rng.choice(issued))
+        case "crash" if simulation.processes:
+            simulation.die(rng.choice(list(simulation.processes)), ev.ExitKind.FAILED)
+        case "load":
+            asks.append(f"a{number}")
+            simulation.post(ev.LoadAsked(f"a{number}", name))
+        case "unload":
+            asks.append(f"a{number}")
+            simulation.post(ev.UnloadAsked(f"a{number}", name))
+        case "reload":
+            models[:] = random_models(rng, len(devices) > 1)
+            simulation.post(ev.ModelsChanged(tuple(models)))
+        case "budget":
+            devices[:] = [replace(spec, budget_bytes=int(spec.total_bytes * rng.uniform(0.5, 1.0))) for spec in devices]
+            simulation.post(ev.DevicesChanged(tuple(devices)))
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_random_histories_break_no_invariant_and_lose_no_request(chunk: int) -> None:
+    for seed in range(chunk, HISTORIES, CHUNKS):
+        try:
+            one_history(seed)
+        except Exception as error:
+            raise AssertionError(f"seed {seed} broke it: {error}") from error
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    first, second = one_history(4711), one_history(4711)
+    assert first.outcomes == second.outcomes
+    assert first.told == second.told
+    assert first.now_s == second.now_s
+
+
+def test_the_histories_reach_every_kind_of_end() -> None:
+    """A simulation that never saw an eviction or a crash would prove nothing."""
+    told: set[str] = set()
+    outcomes: set[str] = set()
+    for seed in range(150):
+        simulation = one_history(seed)
+        told |= set(simulation.told)
+        outcomes |= set(simulation.outcomes.values())
+    assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
+    assert {"portable_retry", "drain_cut"} <= told
+    assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
+    assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
+
+
+def test_two_clients_in_a_closed_loop_on_two_models_rarely_swap() -> None:
+    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], calm())
+    simulation.service_s = lambda _: 0.3
+    simulation.load_s = lambda _: 0.5
+    sent = {"a": 0, "b": 0}
+    arrivals: dict[str, float] = {}
+
+    def send(name: str) -> None:
+        sent[name] += 1
+        request_id = f"{name}{sent[name]}"
+        arrivals[request_id] = simulation.now_s
+        simulation.request(request_id, name, f"client-{name}")
+
+    def again(request_id: str, outcome: str) -> None:
+        assert outcome == "finished"
+        if sum(sent.values()) < 1000:
+            send(request_id[0])
+
+    simulation.on_done = again
+    send("a")
+    send("b")
+    simulation.run()
+    swaps = sum(simulation.launches.values())
+    assert swaps <= 0.10 * sum(sent.values()), f"{swaps} loads for {sum(sent.values())} requests"
+    # max_wait 60 s + drain of one request + one load; a turn of 10 s makes it much less in practice.
+    assert max(simulation.waits_s.values()) <= 60.0 + 0.3 + 0.5 + 5.1
+    assert min(sent.values()) >= 300, f"one model starved: {sent}"
+
+
+def test_one_client_that_alternates_by_itself_is_swapped_at_once() -> None:
+    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], calm())
+    simulation.service_s = lambda _: 0.3
+    simulation.load_s = lambda _: 0.5
+    names = ["a", "b"] * 10
+
+    def again(request_id: str, outcome: str) -> None:
+        assert outcome == "finished"
+        number = int(request_id) + 1
+        if number < len(names):
+            simulation.request(str(number), names[number], "alice")
+
+    simulation.on_done = again
+    simulation.request("0", names[0], "alice")
+    simulation.run()
+    assert len(simulation.outcomes) == len(names)
+    # Stopping the old one (at most the grace) and loading the new one, and nothing else.
+    assert max(simulation.waits_s.values()) <= 5.1 + 0.1 + 0.5
+
+
+def test_a_steady_stream_for_one_model_cannot_starve_another() -> None:
+    bound_s = 20.0
+    models = [model("busy", 800), model("rare", 800, max_wait_s=bound_s)]
+    simulation = Simulation(random.Random(1), [ram(1000)], models, calm())
+    simulation.service_s = lambda _: 2.0
+    simulation.load_s = lambda _: 1.0
+    for number in range(600):
+        simulation.at(number * 0.5, lambda number=number: simulation.request(f"b{number}", "busy", f"c{number % 9}"))
+    simulation.at(60.0, lambda: simulation.request("rare", "rare", "patient"))
+    simulation.run(until_s=300.0)
+    assert simulation.outcomes["rare"] == "finished"
+    drain_s, stop_s, load_s = 2.0, 5.1, 1.1
+    assert simulation.waits_s["rare"] <= bound_s + drain_s + stop_s + load_s
+
+
+def test_the_budget_holds_to_the_byte_while_models_swap() -> None:
+    models = [model(name, 400) for name in "abcde"]
+    simulation = Simulation(random.Random(7), [ram(1000)], models, calm())
+    for number in range(200):
+        simulation.at(number * 0.7, lambda number=number: simulation.request(f"r{number}", "abcde"[number % 5], "c"))
+    simulation.run()
+    assert all(outcome == "finished" for outcome in simulation.outcomes.values())
+    assert 800 * MIB <= simulation.peak["RAM"] <= 1000 * MIB
+
+
+def calm() -> Faults:
+    return Faults(0, 0, 0, 0, 0, 0, 0)

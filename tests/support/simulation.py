@@ -1,0 +1,253 @@
+"""A shell for the core without processes: a virtual clock, seeded chance, and every fault a worker can have.
+
+It keeps the shell's contract (exactly one WorkerExited for each Launch) and nothing else: loads take long or
+fail or hang, workers crash or stall, memory comes back late or never, clients leave, files change.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from swapd.core import effects as ef
+from swapd.core import events as ev
+from swapd.core.ledger import Ledger
+from swapd.core.scheduler import step
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec
+
+MIB = 1024 * 1024
+
+
+@dataclass
+class Faults:
+    """Chances of what goes wrong, each per load or per request."""
+
+    load_fails: float = 0.08
+    load_hangs: float = 0.04
+    cpu_fault: float = 0.02
+    invalid_model: float = 0.01
+    crash: float = 0.03
+    stall: float = 0.02
+    memory_never_returns: float = 0.1
+
+
+@dataclass
+class Process:
+    """What the simulated machine knows of one worker."""
+
+    model_id: str
+    device_bytes: dict[str, int]
+    portable: bool
+    alive: bool = True
+    stalled: bool = False
+    running: set[str] = field(default_factory=set)
+
+
+class Simulation:
+    """Drives `step` from a heap of future happenings until nothing is left to happen."""
+
+    def __init__(self, rng: random.Random, devices: list[DeviceSpec], models: list[ModelSpec], faults: Faults):
+        self.rng = rng
+        self.faults = faults
+        self.ledger = Ledger()
+        self.now_s = 0.0
+        self.heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.sequence = 0
+        self.timer: int | None = None
+        self.processes: dict[int, Process] = {}
+        self.device_free = {spec.name: spec.total_bytes for spec in devices}
+        self.outcomes: dict[str, str] = {}
+        self.waits_s: dict[str, float] = {}
+        self.answers: dict[str, bool] = {}
+        self.told: Counter[str] = Counter()
+        self.launches: Counter[str] = Counter()
+        self.peak: Counter[str] = Counter()
+        self.service_s: Callable[[str], float] = lambda _: rng.uniform(0.05, 5.0)
+        self.load_s: Callable[[str], float] = lambda _: rng.uniform(0.1, 8.0)
+        self.on_done: Callable[[str, str], None] = lambda _request_id, _outcome: None
+        self.post(ev.DevicesChanged(tuple(devices)))
+        self.post(ev.ModelsChanged(tuple(models)))
+
+    # -- the clock ---------------------------------------------------------------------------------------------
+
+    def at(self, delay_s: float, action: Callable[[], None]) -> int:
+        self.sequence += 1
+        heapq.heappush(self.heap, (self.now_s + max(0.0, delay_s), self.sequence, action))
+        return self.sequence
+
+    def run(self, *, until_s: float = float("inf"), max_steps: int = 200_000) -> None:
+        """Run what is due until `until_s`, or until nothing is left. Too many steps is a livelock."""
+        for _ in range(max_steps):
+            if not self.heap or self.heap[0][0] > until_s:
+                self.now_s = max(self.now_s, min(until_s, self.now_s if until_s == float("inf") else until_s))
+                return
+            self.now_s, _, action = heapq.heappop(self.heap)
+            action()
+        raise AssertionError(f"still busy after {max_steps} steps at {self.now_s:.1f} s: {self.ledger!r}")
+
+    # -- the shell ---------------------------------------------------------------------------------------------
+
+    def post(self, event: ev.Event) -> None:
+        todo = step(self.ledger, event, self.now_s)
+        self.ledger.check()
+        for device in self.ledger.devices:
+            self.peak[device] = max(self.peak[device], self.ledger.charged_bytes(device))
+        for effect in todo:
+            self.perform(effect)
+
+    def perform(self, effect: ef.Effect) -> None:
+        match effect:
+            case ef.Launch():
+                self.launch(effect)
+            case ef.Stop():
+                delay_s = self.rng.uniform(0.0, effect.grace_s + 0.1)
+                self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+            case ef.Grant():
+                self.serve(effect)
+            case ef.Reject():
+                self.done(effect.request_id, effect.refusal.kind.value)
+            case ef.Answer():
+                assert effect.ask_id not in self.answers, "an ask was answered twice"
+                self.answers[effect.ask_id] = effect.refusal is None
+            case ef.Sample():
+                free = self.device_free[effect.device]
+                self.at(0.001, lambda: self.post(ev.MemorySampled(effect.device, free)))
+            case ef.SetTimer():
+                self.timer = None
+                if effect.at_s is not None:
+                    self.set_timer(effect.at_s)
+            case ef.Tell():
+                self.told[effect.kind] += 1
+            case _:
+                pass
+
+    def set_timer(self, at_s: float) -> None:
+        assert at_s > self.now_s
+
+        def fire() -> None:
+            if self.timer == number:
+                self.timer = None
+                self.now_s = max(self.now_s, at_s)
+                self.post(ev.TimerFired())
+
+        number = self.at(at_s - self.now_s, fire)
+        self.timer = number
+
+    def launch(self, effect: ef.Launch) -> None:
+        self.launches[effect.model_id] += 1
+        process = Process(effect.model_id, dict(effect.placement.device_bytes), effect.portable)
+        self.processes[effect.worker_id] = process
+        for name, size_bytes in process.device_bytes.items():
+            self.device_free[name] -= size_bytes
+        started_s = self.rng.uniform(0.0, 0.1)
+        loaded_s = started_s + self.load_s(effect.model_id)
+        chance = self.rng.random()
+        faults = self.faults
+        if chance < faults.load_fails:
+            self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+            return
+        chance -= faults.load_fails
+        self.at(started_s, lambda: self.post_if_alive(effect.worker_id, ev.WorkerStarted(effect.worker_id)))
+        if chance < faults.load_hangs:
+            return
+        chance -= faults.load_hangs
+        if chance < faults.cpu_fault and not effect.portable:
+            self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.CPU_FAULT))
+            return
+        chance -= faults.cpu_fault
+        if chance < faults.invalid_model:
+            self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.INVALID_MODEL))
+            return
+        self.at(loaded_s, lambda: self.post_if_alive(effect.worker_id, ev.WorkerReady(effect.worker_id)))
+
+    def post_if_alive(self, worker_id: int, event: ev.Event) -> None:
+        if self.processes[worker_id].alive:
+            self.post(event)
+
+    def die(self, worker_id: int, kind: ev.ExitKind) -> None:
+        process = self.processes[worker_id]
+        if not process.alive:
+            return
+        process.alive = False
+        for request_id in list(process.running):
+            self.done(request_id, "broken")
+        process.running.clear()
+        self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended"))
+        if self.rng.random() >= self.faults.memory_never_returns:
+            self.at(self.rng.uniform(0.0, 3.0), lambda: self.give_back(process))
+
+    def give_back(self, process: Process) -> None:
+        for name, size_bytes in process.device_bytes.items():
+            self.device_free[name] += size_bytes
+
+    def serve(self, effect: ef.Grant) -> None:
+        process = self.processes[effect.worker_id]
+        assert process.alive, "a grant to a process that is gone"
+        assert effect.request_id not in self.outcomes, "a grant to a request that is over"
+        process.running.add(effect.request_id)
+        self.waits_s[effect.request_id] = effect.waited_s
+        took_s = self.service_s(effect.request_id)
+        chance = self.rng.random()
+        if process.stalled or chance < self.faults.stall:
+            process.stalled = True
+            return
+        chance -= self.faults.stall
+        if chance < self.faults.crash:
+            self.at(took_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+            return
+        self.at(took_s / 2, lambda: self.progress(effect.worker_id))
+        self.at(took_s, lambda: self.finish(effect.worker_id, effect.request_id))
+
+    def progress(self, worker_id: int) -> None:
+        process = self.processes[worker_id]
+        if process.alive and not process.stalled:
+            self.post(ev.WorkerProgressed(worker_id))
+
+    def finish(self, worker_id: int, request_id: str) -> None:
+        process = self.processes[worker_id]
+        if not process.alive or process.stalled or request_id not in process.running:
+            return
+        process.running.discard(request_id)
+        client = self.ledger.running[request_id].client if request_id in self.ledger.running else "?"
+        self.post(ev.TokensServed(process.model_id, client, self.rng.randrange(1, 500)))
+        self.post(ev.RequestFinished(request_id, ok=True))
+        self.done(request_id, "finished")
+
+    # -- the clients -------------------------------------------------------------------------------------------
+
+    def request(self, request_id: str, model_id: str, client: str, priority: int = 0) -> None:
+        self.post(ev.RequestArrived(request_id, model_id, client, priority))
+
+    def cancel(self, request_id: str) -> None:
+        if request_id in self.outcomes:
+            return
+        for process in self.processes.values():
+            process.running.discard(request_id)
+        self.post(ev.RequestCancelled(request_id))
+        self.done(request_id, "cancelled")
+
+    def done(self, request_id: str, outcome: str) -> None:
+        if request_id not in self.outcomes:
+            self.outcomes[request_id] = outcome
+            self.at(0.0, lambda: self.on_done(request_id, outcome))
+
+
+def model(
+    model_id: str, size_mib: int, *, gpu: bool = False, slots: int = 2, launch_key: str = "1", **policy: object
+) -> ModelSpec:
+    """A model of four equal layers; on the CPU unless `gpu`."""
+    layer = size_mib * MIB // 5
+    costs = LayerCosts((layer,) * 4, (0,) * 4, host_bytes=layer // 2, compute_bytes=layer // 2)
+    spec = ModelSpec(model_id, launch_key, slots, costs, n_gpu_layers=None if gpu else 0)
+    return replace(spec, **policy)  # type: ignore[arg-type]
+
+
+def ram(size_mib: int) -> DeviceSpec:
+    return DeviceSpec(RAM, size_mib * MIB, size_mib * MIB)
+
+
+def gpu(name: str, size_mib: int) -> DeviceSpec:
+    return DeviceSpec(name, size_mib * MIB, size_mib * MIB)
