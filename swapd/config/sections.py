@@ -1,0 +1,136 @@
+"""The blocks of the file outside `models`: which keys they have, in what range, and which field each fills.
+
+Owns the file's names for the fields of `schema.Server`, `Memory`, `Queue` and `Turns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from swapd.config.address import parse_address
+from swapd.config.nodes import Scalar, Sequence
+from swapd.config.problems import Problems, shown
+from swapd.config.quantities import parse_share, parse_size
+from swapd.config.readers import (
+    Key,
+    Place,
+    Trouble,
+    block,
+    directory,
+    integer,
+    items,
+    note,
+    printable_name,
+    read_keys,
+    scalar,
+    size,
+    text_at,
+    time,
+)
+from swapd.config.schema import Budget, Memory, Queue, Server, Turns
+
+DAY_S = 24 * 3600.0
+GIB = 2**30
+MAX_BUDGET_BYTES = 64 * 2**40
+MIN_BUDGET_BYTES = 2**20
+"""A smaller budget than this, other than 0, is a size that lost its unit."""
+
+
+def _listen(place: Place, _problems: Problems) -> tuple[str, ...]:
+    places = items(place, most=16) if isinstance(place.node, Sequence) else [place]
+    if not places:
+        raise Trouble("must have at least one address, such as 127.0.0.1:8686")
+    found: list[str] = []
+    for each in places:
+        text = text_at(each, "HOST:PORT or unix:/path")
+        try:
+            parse_address(text)
+        except ValueError as error:
+            raise Trouble(str(error), each) from None
+        if text in found:
+            raise Trouble(f"{shown(text)} is listed twice", each)
+        found.append(text)
+    return tuple(found)
+
+
+def _budget(place: Place) -> Budget:
+    text = scalar(place, "auto, a size such as 22GiB or a share such as 80%").text
+    if text == "auto":
+        return Budget()
+    if text.endswith("%"):
+        return Budget(share=parse_share(text))
+    size_bytes = parse_size(text)
+    if 0 < size_bytes < MIN_BUDGET_BYTES:
+        raise Trouble(
+            f"{text} is only {size_bytes} bytes; write {text}GiB" if text.isdigit() else f"{text} is too small"
+        )
+    if size_bytes > MAX_BUDGET_BYTES:
+        raise Trouble(f"{text} is out of range; write a size up to 64TiB")
+    return Budget(size_bytes=size_bytes)
+
+
+def _budgets(place: Place, problems: Problems) -> dict[str, Budget]:
+    """Every device's budget by name, with the key `default` among them."""
+    if isinstance(place.node, Scalar) and not place.node.is_null:
+        raise Trouble(f"must name devices; write {{default: {place.node.text[:40]}}} for all of them")
+    found: dict[str, Budget] = {}
+    for name, each in block(place).items():
+        try:
+            _device_name(name)
+            found[name] = _budget(each)
+        except ValueError as error:
+            note(problems, each, error)
+    return found
+
+
+def _device_name(name: str) -> None:
+    printable_name(name, "a device's name", most_chars=64)
+    if name != "RAM" and name.lower() in ("ram", "cpu", "host"):
+        raise Trouble("host memory is called RAM here; write RAM")
+    if name != "default" and name.lower() in ("default", "auto"):
+        raise Trouble("the key for all other devices is spelled default")
+
+
+def server_keys(base_dir: Path) -> Mapping[str, Key]:
+    """The keys of `server`. Relative directories begin at `base_dir`."""
+    return {
+        "listen": Key("listen", _listen),
+        "max_body": Key("max_body_bytes", size(1024, GIB)),
+        "drain": Key("drain_s", time(0, DAY_S)),
+        "state_dir": Key("state_dir", directory(base_dir)),
+        "runtime_dir": Key("runtime_dir", directory(base_dir)),
+    }
+
+
+MEMORY_KEYS: Mapping[str, Key] = {
+    "budget": Key("budget", _budgets),
+    "reserve": Key("reserve_bytes", size(0, 1024 * GIB)),
+}
+QUEUE_KEYS: Mapping[str, Key] = {
+    "max_waiting": Key("max_waiting", integer(1, 100_000)),
+    "timeout": Key("timeout_s", time(1, DAY_S)),
+}
+TURNS_KEYS: Mapping[str, Key] = {
+    "turn": Key("turn_s", time(0, 3600)),
+    "max_wait": Key("max_wait_s", time(0, DAY_S)),
+}
+
+
+def read_server(base_dir: Path, place: Place, problems: Problems) -> Server:
+    return Server(**read_keys(block(place), server_keys(base_dir), problems))
+
+
+def read_memory(place: Place, problems: Problems) -> Memory:
+    fields = read_keys(block(place), MEMORY_KEYS, problems)
+    budget: dict[str, Budget] = fields.pop("budget", {})
+    default = budget.pop("default", Budget())
+    return Memory(budget=budget, default=default, **fields)
+
+
+def read_queue(place: Place, problems: Problems) -> Queue:
+    return Queue(**read_keys(block(place), QUEUE_KEYS, problems))
+
+
+def read_turns(place: Place, problems: Problems) -> Turns:
+    return Turns(**read_keys(block(place), TURNS_KEYS, problems))
