@@ -44,6 +44,9 @@ class Footprint:
     """Host buffer for logits or embeddings."""
     process_bytes: int
     """RAM of the worker process itself: interpreter, libraries, buffers of its own."""
+    tied_output_bytes: int = 0
+    """What the output layer takes in addition on any device but RAM: its copy of a token embedding that serves as
+    output too. In RAM the two are one tensor, which `host_weights_bytes` counts; the sums below are for RAM."""
 
     def __post_init__(self) -> None:
         assert len(self.layer_weights_bytes) == len(self.layer_kv_bytes)
