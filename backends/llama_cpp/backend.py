@@ -1,0 +1,227 @@
+"""Describes the embedded llama.cpp worker to the daemon: what a model's file says and needs, and what to run.
+
+Owns the verdicts that need no process: no model file, an unknown architecture, settings the file contradicts. Must
+never import llama_cpp, aiohttp or numpy, and reads nothing but GGUF headers. Where the worker decides from the same
+facts (embeddings, sequences, context), the rules here are those of `backends.llama_cpp.engine.params`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from backends.base import (
+    Capabilities,
+    Inspection,
+    InvalidModelError,
+    LaunchOrder,
+    LaunchSpec,
+    Settings,
+    encode_path,
+)
+from backends.footprint import ContextPlan, Dimensions, dimensions, footprint
+from backends.gguf import GgufHeader, read_header, shard_paths
+from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
+from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
+from backends.llama_cpp.settings import LlamaCppSettings
+
+_POOLING_NONE = 0
+_POOLING_RANK = 4
+_SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
+
+_PASSED_ENV = frozenset(("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"))
+_PASSED_ENV_PREFIXES = (
+    "LC_", "XDG_", "OMP_", "OPENBLAS_",
+    "CUDA_", "HIP_", "ROCR_", "HSA_", "GGML_VK_", "VK_", "MESA", "ONEAPI_", "ZE_",
+)  # fmt: skip
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+
+class LlamaCppBackend:
+    """`backends.base.Backend` for the embedded worker."""
+
+    name: ClassVar[str] = "llama_cpp"
+    settings_type: ClassVar[type[Settings]] = LlamaCppSettings
+    has_portable_mode: ClassVar[bool] = True
+
+    def inspect(self, settings: LlamaCppSettings) -> Inspection:
+        """Read the header and judge it. Blocks on file reads only. Raises `InvalidModelError`."""
+        header = read_header(settings.path)
+        check_is_model(header)
+        dims = dimensions(header)
+        embeddings = serves_embeddings(header, settings)
+        check_settings(header, dims, settings)
+        plan = context_plan(header, settings, embeddings=embeddings)
+        return Inspection(
+            footprint=footprint(header, dims, plan),
+            slots=settings.n_parallel,
+            capabilities=Capabilities(chat=not embeddings, completions=not embeddings, embeddings=embeddings),
+            n_ctx=min(settings.n_ctx, trained_context(header, dims)),
+            n_gpu_layers=_demanded_gpu_layers(settings, dims),
+            devices=settings.devices,
+            architecture=header.architecture,
+            description=describe(header, dims),
+        )
+
+    def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:
+        """The model's files, by name alone: all shards when the name is that of a first shard."""
+        match = _SHARD_NAME.search(settings.path.name)
+        count = int(match[1]) if match else 1
+        return shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
+
+    def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
+        """The worker program with its settings on the command line."""
+        argv = [
+            sys.executable,
+            "-P",  # no import from the working directory
+            *("-m", "backends.llama_cpp"),
+            *("--socket", str(order.socket_path)),
+            *("--control-fd", str(order.control_fd)),
+            *("--model-id", order.model_id),
+            *("--settings", msgspec.json.encode(settings, enc_hook=encode_path).decode()),
+            *("--offload", msgspec.json.encode(order.offload).decode()),
+        ]
+        if order.portable:
+            argv.append("--portable")
+        return LaunchSpec(tuple(argv), worker_environment(os.environ, order.env))
+
+
+def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> dict[str, str]:
+    """What a worker inherits: paths, locale and GPU settings of the daemon, then the model's own `env`.
+
+    Nothing that looks like a secret passes, nor llama.cpp's LLAMA_ARG_* defaults. A crash ends without the debugger
+    that ggml would attach for a backtrace.
+    """
+    passed = {
+        name: value
+        for name, value in daemon.items()
+        if (name in _PASSED_ENV or name.startswith(_PASSED_ENV_PREFIXES)) and not _SECRET.search(name)
+    }
+    return passed | {"GGML_NO_BACKTRACE": "1"} | dict(model)
+
+
+def check_is_model(header: GgufHeader) -> None:
+    """Raise `InvalidModelError` unless the file is a whole model that this llama.cpp can serve."""
+    path, architecture = header.path, header.architecture
+    kind = header.string("general.type")
+    if architecture == "clip" or kind == "mmproj":
+        raise InvalidModelError(f"{path}: is the projector of a multimodal model; name the model's own file")
+    if kind in ("adapter", "imatrix"):
+        raise InvalidModelError(f"{path}: is not a model but an {kind}; name the model's own file")
+    if not architecture:
+        raise InvalidModelError(f"{path}: names no architecture (general.architecture); it is not a model")
+    if architecture not in ARCHITECTURES:
+        raise InvalidModelError(
+            f"{path}: architecture {architecture[:60]!r} is unknown to this llama.cpp; "
+            "the model needs a newer llama-cpp-python, or the file is damaged"
+        )
+    if architecture in NOT_SERVED:
+        raise InvalidModelError(f"{path}: is {NOT_SERVED[architecture]} ({architecture}), which is not served")
+    if not header.tensors:
+        raise InvalidModelError(f"{path}: holds no tensors, only metadata; get the whole model")
+    if not header.length("tokenizer.ggml.tokens"):
+        raise InvalidModelError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens); get a complete model file")
+
+
+def serves_embeddings(header: GgufHeader, settings: LlamaCppSettings) -> bool:
+    """Whether the worker answers /v1/embeddings, and nothing else: the settings' word, else the file's.
+
+    Raises `InvalidModelError` for a file that can do neither that nor generate.
+    """
+    architecture = header.architecture
+    pooling = header.integer(f"{architecture}.pooling_type")
+    pools = pooling not in (None, _POOLING_NONE)
+    causal = header.metadata.get(f"{architecture}.attention.causal") is not False
+    embeddings = (pools or not causal) if settings.embeddings == "auto" else settings.embeddings
+    if embeddings and pooling == _POOLING_RANK and settings.pooling == "auto":
+        raise InvalidModelError(f"{header.path}: is a reranking model, which has no embeddings to serve")
+    if not embeddings and architecture in WITHOUT_CACHE:
+        raise InvalidModelError(
+            f"{header.path}: a {architecture} model cannot generate text; `embeddings: true` serves its embeddings"
+        )
+    return embeddings
+
+
+def check_settings(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings) -> None:
+    """Raise `InvalidModelError` for cache types the heads do not suit (llama-context.cpp llama_init_from_model)."""
+    if settings.flash_attn is False:
+        return
+    for key, kind, head_size in (
+        ("type_k", settings.type_k, dims.key_length),
+        ("type_v", settings.type_v, dims.value_length),
+    ):
+        block = TENSOR_TYPES_BY_NAME[kind].block_size
+        if head_size % block:
+            raise InvalidModelError(
+                f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, the model's have {head_size}; "
+                "use f16"
+            )
+
+
+def context_plan(header: GgufHeader, settings: LlamaCppSettings, *, embeddings: bool) -> ContextPlan:
+    """How the worker will make its context.
+
+    Flash attention `auto` counts as on: llama.cpp turns it off only for grok and where a device has no kernel for it.
+    """
+    architecture = header.architecture
+    per_sequence = architecture in RECURRENT or bool(header.metadata.get(f"{architecture}.attention.sliding_window"))
+    keeps_prefixes = not per_sequence or (architecture not in RECURRENT and settings.prefix_slots not in ("auto", 0))
+    n_seq_max = settings.n_seq_max if keeps_prefixes else settings.n_parallel
+    n_batch, n_ubatch, n_outputs_max = max(settings.n_batch, settings.n_parallel), settings.n_ubatch, n_seq_max
+    if embeddings:
+        n_batch = n_ubatch = n_outputs_max = min(settings.n_ubatch, settings.n_ctx)
+        n_seq_max = min(n_seq_max, n_batch)
+    return ContextPlan(
+        n_ctx=settings.n_ctx,
+        n_seq_max=n_seq_max,
+        n_outputs_max=n_outputs_max,
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+        type_k=settings.type_k,
+        type_v=settings.type_v,
+        flash_attn=settings.flash_attn is not False and architecture != "grok",
+        embeddings=embeddings,
+        use_extra_bufts=settings.use_extra_bufts,
+        has_cache=architecture not in WITHOUT_CACHE,
+    )
+
+
+def trained_context(header: GgufHeader, dims: Dimensions) -> int:
+    """Tokens the model was trained for, or what its own rope scaling stretches the original context to."""
+    prefix = f"{header.architecture}.rope.scaling"
+    factor = header.metadata.get(f"{prefix}.factor")
+    original = header.integer(f"{prefix}.original_context_length")
+    if not isinstance(factor, float) or original is None or not 1.0 <= factor <= 65536.0:
+        return dims.n_ctx_train
+    return max(dims.n_ctx_train, int(factor * original))
+
+
+def describe(header: GgufHeader, dims: Dimensions) -> str:
+    """A line like "llama 135M Q4_1, 30 layers, trained for 8,192 tokens"."""
+    parameters = sum(tensor.elements for tensor in header.tensors)
+    kind = FILE_TYPES.get(header.integer("general.file_type") or 0) if "general.file_type" in header.metadata else None
+    layers = "1 layer" if dims.n_layer == 1 else f"{dims.n_layer} layers"
+    named = " ".join(filter(None, (header.architecture, _human_count(parameters), kind)))
+    return f"{named}, {layers}, trained for {dims.n_ctx_train:,} tokens"
+
+
+def _human_count(number: int) -> str:
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            value = number / size
+            return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
+    return str(number)
+
+
+def _demanded_gpu_layers(settings: LlamaCppSettings, dims: Dimensions) -> int | None:
+    """Layers as llama.cpp counts them, the output layer being one; None when placement decides."""
+    if settings.n_gpu_layers == "auto":
+        return None
+    everything = dims.n_layer + 1
+    return everything if settings.n_gpu_layers == "all" else min(settings.n_gpu_layers, everything)
