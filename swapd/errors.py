@@ -64,6 +64,14 @@ class MethodNotAllowedError(SwapdError):
     type = "invalid_request_error"
 
 
+class BodyTimeoutError(SwapdError):
+    """The client sent its body too slowly."""
+
+    status = 408
+    type = "timeout_error"
+    code = "body_timeout"
+
+
 class BodyTooLargeError(SwapdError):
     status = 413
     type = "invalid_request_error"
@@ -116,6 +124,12 @@ class QueueTimeoutError(SwapdError):
     status = 504
     type = "timeout_error"
     code = "queue_timeout"
+
+
+class LoadTimeoutError(SwapdError):
+    status = 504
+    type = "timeout_error"
+    code = "load_timeout"
 
 
 class StartupError(Exception):

@@ -1,0 +1,137 @@
+"""From configured models to what the core schedules: files are inspected, footprints become `LayerCosts`.
+
+Owns the translation between the configuration, the backends and the core's vocabulary. Functions here may
+read files and are called in a thread; none of them holds state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from backends.base import Backend, Footprint, Inspection, InvalidModelError
+from swapd.config.schema import Config, Model
+from swapd.core.spec import RAM, LayerCosts, ModelSpec
+from swapd.errors import UnknownModelError
+
+FileIdentity = tuple[tuple[str, int, int, int, int], ...] | None
+"""Path, device, inode, size and modification time of each file; None while one is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model, inspected: its configuration, what its file says, and how the core sees it."""
+
+    model: Model
+    identity: FileIdentity
+    inspection: Inspection | None
+    """None when the file cannot be used; `spec.verdict` then says why."""
+    spec: ModelSpec
+
+
+def inspect(model: Model, config: Config, backend: Backend, device_names: Iterable[str]) -> Entry:
+    """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict."""
+    identity: FileIdentity = None
+    inspection: Inspection | None = None
+    verdict: str | None = None
+    try:
+        identity = file_identity(backend, model)
+        inspection = backend.inspect(model.settings)
+        verdict = _missing_devices(model, inspection, device_names)
+    except InvalidModelError as error:
+        verdict = f"model {model.id!r} cannot be loaded: {error}"
+    if verdict is not None:
+        return Entry(model, identity, inspection, _spec(model, config, backend, identity, None, verdict))
+    return Entry(model, identity, inspection, _spec(model, config, backend, identity, inspection, None))
+
+
+def file_identity(backend: Backend, model: Model) -> FileIdentity:
+    """Changes whenever one of the model's files is replaced or written to. Raises `InvalidModelError`."""
+    found = []
+    for path in backend.files(model.settings):
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        found.append((str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
+def is_stale(entry: Entry, backend: Backend) -> bool:
+    """Whether the model's files are no longer those that were inspected."""
+    try:
+        return file_identity(backend, entry.model) != entry.identity
+    except InvalidModelError:
+        return entry.identity is not None
+
+
+def layer_costs(footprint: Footprint) -> LayerCosts:
+    """The core's view of a backend's footprint: parts that move with layers, and parts that do not."""
+    return LayerCosts(
+        layer_weights_bytes=footprint.layer_weights_bytes,
+        layer_kv_bytes=footprint.layer_kv_bytes,
+        host_bytes=footprint.host_weights_bytes + footprint.output_bytes + footprint.process_bytes,
+        compute_bytes=footprint.compute_bytes,
+    )
+
+
+def resolve(entries: Mapping[str, Entry], name: str) -> Model:
+    """The model with this id or alias. Raises `UnknownModelError`, which lists close names."""
+    entry = entries.get(name)
+    if entry is not None:
+        return entry.model
+    for candidate in entries.values():
+        if name in candidate.model.aliases:
+            return candidate.model
+    names = [*entries, *(alias for entry in entries.values() for alias in entry.model.aliases)]
+    close = get_close_matches(name[:200], names, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(repr(one) for one in close)}?" if close else "see GET /v1/models"
+    raise UnknownModelError(f"there is no model {name[:200]!r}; {hint}", param="model")
+
+
+def _spec(
+    model: Model,
+    config: Config,
+    backend: Backend,
+    identity: FileIdentity,
+    inspection: Inspection | None,
+    verdict: str | None,
+) -> ModelSpec:
+    return ModelSpec(
+        id=model.id,
+        launch_key=_launch_key(model, identity),
+        slots=inspection.slots if inspection is not None else 1,
+        costs=layer_costs(inspection.footprint) if inspection is not None else None,
+        verdict=verdict,
+        n_gpu_layers=inspection.n_gpu_layers if inspection is not None else None,
+        devices=inspection.devices if inspection is not None else (),
+        has_portable_mode=backend.has_portable_mode,
+        pin=model.pin,
+        priority=model.priority,
+        max_waiting=config.queue.max_waiting,
+        queue_timeout_s=config.queue.timeout_s,
+        max_wait_s=config.turns.max_wait_s if model.max_wait_s is None else model.max_wait_s,
+        turn_s=config.turns.turn_s,
+        idle_unload_s=model.idle_unload_s,
+        load_timeout_s=model.load_timeout_s,
+        stall_timeout_s=model.stall_timeout_s,
+        drain_s=config.server.drain_s,
+    )
+
+
+def _launch_key(model: Model, identity: FileIdentity) -> str:
+    said = repr((model.backend, model.settings, sorted(model.env.items()), identity))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _missing_devices(model: Model, inspection: Inspection, device_names: Iterable[str]) -> str | None:
+    known = set(device_names)
+    missing = [name for name in inspection.devices if name not in known]
+    if not missing:
+        return None
+    return (
+        f"model {model.id!r} asks for {', '.join(missing)} (devices); "
+        f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
+    )

@@ -1,0 +1,409 @@
+"""The shell around the core: one inbox, one loop, effects become tasks, `async with pool.lease(request)`.
+
+Owns the ledger, the worker processes and every task that works on them. All that happens reaches the core as an
+event through `post`; all that must be done comes out of `step`. Must never decide anything itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from backends import control
+from backends.base import Backend, LaunchOrder, LaunchSpec, Offload
+from swapd.config.schema import Config, Model
+from swapd.core import effects as ef
+from swapd.core import events as ev
+from swapd.core.ledger import Ledger
+from swapd.core.scheduler import step
+from swapd.core.spec import RAM
+from swapd.errors import ShuttingDownError, UnknownModelError
+from swapd.pool import catalog, devices
+from swapd.pool.lease import Lease, Ticket
+from swapd.pool.listener import Listener
+from swapd.pool.measure import resident_bytes
+from swapd.pool.refusals import error_for
+from swapd.pool.ring import Ring
+from swapd.pool.snapshot import WorkerFacts, snapshot
+from swapd.pool.status import ConfigStatus, Happening, ModelStatus, Status
+from swapd.pool.worker import WorkerProcess
+
+log = structlog.get_logger()
+
+OUTPUT_LINES = 1_000
+HAPPENINGS = 500
+REMEMBERED_REQUESTS = 4_096
+"""Requests whose tokens can still be booked: the count may come a moment after the stream's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An event that is made when its turn comes, by code that may change what the loop owns."""
+
+    make: Callable[[], ev.Event]
+    done: asyncio.Future[None]
+
+
+class Pool:
+    """Everything between a ticket and a worker. Implements `swapd.pool.door.Door`.
+
+    `run` must be running for anything else to work; it returns after `shutdown` once every worker is gone.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        machine: Sequence[devices.Device],
+        runtime_dir: Path,
+        listener: Listener,
+        version: str,
+    ) -> None:
+        self._backends = backends
+        self._machine = tuple(machine)
+        self._runtime_dir = runtime_dir
+        self._listener = listener
+        self._version = version
+        self._loop = asyncio.get_running_loop()
+        self._ledger = Ledger()
+        self._inbox: asyncio.Queue[ev.Event | _Job] = asyncio.Queue()
+        self._tasks = asyncio.TaskGroup()
+        self._timer: asyncio.TimerHandle | None = None
+        self._config = Config()
+        self._entries: dict[str, catalog.Entry] = {}
+        self._config_error: str | None = None
+        self._config_loaded_s = self._loop.time()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._outputs: dict[str, Ring[str]] = {}
+        self._happenings: Ring[Happening] = Ring(HAPPENINGS)
+        self._measured: dict[str, dict[str, int]] = {}
+        self._grants: dict[str, asyncio.Future[Lease]] = {}
+        self._answers: dict[str, asyncio.Future[None]] = {}
+        self._clients: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._refreshes: dict[str, asyncio.Task[None]] = {}
+        self._sequence = 0
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._ledger!r}>"
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take events from the inbox, one at a time, until a shutdown is complete."""
+        try:
+            async with self._tasks:
+                while not (self._ledger.closing and not self._ledger.workers):
+                    self._take(await self._inbox.get())
+        finally:
+            self._ended = True
+            if self._timer is not None:
+                self._timer.cancel()
+            for grant in self._grants.values():
+                if not grant.done():
+                    grant.set_exception(ShuttingDownError("swapd is shutting down", retry_after_s=5.0))
+
+    def post(self, event: ev.Event) -> None:
+        """Put an event into the inbox. Never waits: who posts is bounded by requests, workers and timers."""
+        self._inbox.put_nowait(event)
+
+    async def _do(self, make: Callable[[], ev.Event]) -> None:
+        """Have the loop make an event and take it; return when it has."""
+        job = _Job(make, self._loop.create_future())
+        self._inbox.put_nowait(job)
+        await job.done
+
+    def _take(self, item: ev.Event | _Job) -> None:
+        event = item.make() if isinstance(item, _Job) else item
+        effects = step(self._ledger, event, self._loop.time())
+        self._ledger.check()
+        for effect in effects:
+            self._perform(effect)
+        if isinstance(event, ev.WorkerExited):
+            # Not before: effects of earlier events may still have named it.
+            del self._workers[event.worker_id]
+        if isinstance(item, _Job) and not item.done.done():
+            item.done.set_result(None)
+
+    def _perform(self, effect: ef.Effect) -> None:
+        match effect:
+            case ef.Grant():
+                self._grant(effect)
+            case ef.Reject(request_id, refusal):
+                grant = self._grants.get(request_id)
+                if grant is not None and not grant.done():
+                    grant.set_exception(error_for(refusal))
+            case ef.Answer(ask_id, refusal):
+                self._answer(ask_id, refusal)
+            case ef.Launch():
+                self._launch(effect)
+            case ef.Stop(worker_id, grace_s):
+                self._workers[worker_id].stop(grace_s)
+            case ef.Sample(device):
+                self._own(self._sample(device), f"sample {device}")
+            case ef.SetTimer(at_s):
+                self._set_timer(at_s)
+            case ef.Tell(kind, model_id, message):
+                log.info(message, kind=kind, model=model_id)
+                self._happenings.add(Happening(at=time.time(), kind=kind, model=model_id, message=message))
+            case ef.ReportLoad(model_id, outcome, load_s):
+                self._listener.load_ended(model_id, outcome, load_s)
+            case ef.ReportDeparture(model_id, reason, evicted):
+                self._listener.worker_left(model_id, reason, evicted=evicted)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._tasks.create_task(work, name=name)
+
+    def _set_timer(self, at_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if at_s is None else self._loop.call_at(at_s, self.post, ev.TimerFired())
+
+    async def _sample(self, device: str) -> None:
+        free_bytes = await asyncio.to_thread(devices.free_bytes, device)
+        if free_bytes is not None:
+            self.post(ev.MemorySampled(device, free_bytes))
+
+    async def heartbeat(self) -> None:
+        """Return once the loop has taken an event that was posted now: proof that scheduling moves."""
+        await self._do(ev.TimerFired)
+
+    # -- workers -----------------------------------------------------------------------------------------------
+
+    def _launch(self, effect: ef.Launch) -> None:
+        model = self._entries[effect.model_id].model
+        worker = WorkerProcess(
+            effect.worker_id,
+            effect.model_id,
+            self._runtime_dir / f"worker-{effect.worker_id}.sock",
+            self._outputs.setdefault(effect.model_id, Ring(OUTPUT_LINES)),
+            self.post,
+            self._book,
+        )
+        self._workers[effect.worker_id] = worker
+        describe = partial(self._describe, model, worker, effect)
+        self._own(worker.run(describe), f"worker {effect.worker_id} of {effect.model_id}")
+
+    def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
+        placement = effect.placement
+        order = LaunchOrder(
+            model_id=model.id,
+            socket_path=worker.socket_path,
+            control_fd=control_fd,
+            offload=Offload(placement.n_gpu_layers, placement.devices),
+            portable=effect.portable,
+            env=model.env,
+        )
+        return self._backends[model.backend].launch(model.settings, order)
+
+    def _book(self, usage: control.Usage) -> None:
+        """A worker counted a request's tokens: tell the metrics, and charge the client."""
+        known = self._clients.pop(usage.request_id, None)
+        if known is None:
+            return
+        model_id, client = known
+        self._listener.tokens_served(model_id, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+        self.post(ev.TokensServed(model_id, client, tokens))
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, ticket: Ticket) -> AsyncIterator[Lease]:
+        """See `Door.lease`."""
+        if self._ended:
+            raise ShuttingDownError("swapd is shutting down", retry_after_s=5.0)
+        await self._refresh_before_load(ticket.model_id)
+        self._sequence += 1
+        # Clients choose request ids and may choose the same one twice; the ledger's are unique.
+        request_id = f"{ticket.request_id}.{self._sequence}"
+        grant: asyncio.Future[Lease] = self._loop.create_future()
+        self._grants[request_id] = grant
+        self._remember(request_id, ticket)
+        self.post(ev.RequestArrived(request_id, ticket.model_id, ticket.client, ticket.priority))
+        try:
+            lease = await grant
+            self._listener.queue_left(ticket.model_id, lease.waited_s)
+            yield lease
+        except (asyncio.CancelledError, GeneratorExit):
+            self.post(ev.RequestCancelled(request_id))
+            raise
+        except BaseException:
+            self.post(ev.RequestFinished(request_id, ok=False))
+            raise
+        else:
+            self.post(ev.RequestFinished(request_id, ok=True))
+        finally:
+            del self._grants[request_id]
+
+    def _remember(self, request_id: str, ticket: Ticket) -> None:
+        self._clients[request_id] = (ticket.model_id, ticket.client)
+        while len(self._clients) > REMEMBERED_REQUESTS:
+            self._clients.popitem(last=False)
+
+    def _grant(self, effect: ef.Grant) -> None:
+        grant = self._grants.get(effect.request_id)
+        if grant is None or grant.done():
+            return
+        worker = self._workers[effect.worker_id]
+        lease = Lease(
+            effect.request_id, worker.model_id, worker.worker_id, worker.socket_path, effect.waited_s, worker.lost
+        )
+        grant.set_result(lease)
+
+    # -- people ------------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> Model:
+        return catalog.resolve(self._entries, name)
+
+    def models(self) -> Sequence[Model]:
+        return [entry.model for entry in self._entries.values()]
+
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    def ready(self) -> bool:
+        return not self._ledger.closing
+
+    async def load(self, model_id: str) -> ModelStatus:
+        await self._refresh_before_load(model_id)
+        await self._ask(lambda ask_id: ev.LoadAsked(ask_id, model_id))
+        return self._model_status(model_id)
+
+    async def unload(self, model_id: str) -> ModelStatus:
+        await self._ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
+        return self._model_status(model_id)
+
+    async def _ask(self, event: Callable[[str], ev.Event]) -> None:
+        self._sequence += 1
+        ask_id = f"ask-{self._sequence}"
+        self._answers[ask_id] = self._loop.create_future()
+        try:
+            self.post(event(ask_id))
+            await self._answers[ask_id]
+        finally:
+            del self._answers[ask_id]
+
+    def _answer(self, ask_id: str, refusal: ef.Refusal | None) -> None:
+        answer = self._answers.get(ask_id)
+        if answer is None or answer.done():
+            return
+        if refusal is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error_for(refusal))
+
+    def logs(self, model_id: str) -> Sequence[str]:
+        output = self._outputs.get(model_id)
+        return output.newest() if output is not None else []
+
+    def follow_logs(self, model_id: str) -> AsyncIterator[str]:
+        return self._outputs.setdefault(model_id, Ring(OUTPUT_LINES)).follow()
+
+    def happenings(self) -> AsyncIterator[Happening]:
+        return self._happenings.follow()
+
+    def status(self) -> Status:
+        self._measure()
+        now_s = self._loop.time()
+        return snapshot(
+            self._ledger,
+            self._entries,
+            {worker_id: WorkerFacts(worker.pid, worker.load_progress) for worker_id, worker in self._workers.items()},
+            {device.name: devices.free_bytes(device.name) or 0 for device in self._machine},
+            self._measured,
+            ConfigStatus(
+                path=None if self._config.path is None else str(self._config.path),
+                loaded_ago_s=now_s - self._config_loaded_s,
+                error=self._config_error,
+            ),
+            now_s,
+            self._version,
+        )
+
+    def _model_status(self, model_id: str) -> ModelStatus:
+        for model in self.status().models:
+            if model.id == model_id:
+                return model
+        raise UnknownModelError(f"model {model_id!r} was removed from the configuration")
+
+    def _measure(self) -> None:
+        for worker in self._workers.values():
+            size_bytes = resident_bytes(worker.pid)
+            if size_bytes:
+                self._measured[worker.model_id] = {RAM: size_bytes}
+
+    # -- configuration -----------------------------------------------------------------------------------------
+
+    async def configure(self, config: Config) -> None:
+        """Put a valid configuration in force: files are inspected first, then everything changes in one step."""
+        entries = await asyncio.to_thread(self._inspect_all, config)
+
+        def swap() -> ev.Event:
+            self._config, self._entries = config, entries
+            self._config_error, self._config_loaded_s = None, self._loop.time()
+            self._outputs = {key: ring for key, ring in self._outputs.items() if key in entries}
+            self._measured = {key: sizes for key, sizes in self._measured.items() if key in entries}
+            return self._models_changed()
+
+        self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))
+        await self._do(swap)
+
+    def keep_config(self, error: str) -> None:
+        """A new configuration was refused; say so in the status until a valid one comes."""
+        self._config_error = error
+
+    def shutdown(self) -> None:
+        """Refuse what waits, let run what runs until its drain time is over, stop every worker."""
+        self.post(ev.ShutdownAsked())
+
+    def _inspect_all(self, config: Config) -> dict[str, catalog.Entry]:
+        names = [device.name for device in self._machine]
+        return {
+            model.id: catalog.inspect(model, config, self._backends[model.backend], names)
+            for model in config.models.values()
+        }
+
+    def _models_changed(self) -> ev.Event:
+        return ev.ModelsChanged(tuple(entry.spec for entry in self._entries.values()))
+
+    async def _refresh_before_load(self, model_id: str) -> None:
+        """Look again at a model's file when a load may follow: it may have been mended or replaced meanwhile.
+
+        One look serves everyone who asks at the same time. What the ledger says here saves work and gates
+        nothing: the core decides from the inspection that is current when the request arrives.
+        """
+        if model_id not in self._entries or any(self._ledger.workers_of(model_id)):
+            return
+        refresh = self._refreshes.get(model_id)
+        if refresh is None:
+            refresh = self._own(self._refresh(model_id), f"refresh {model_id}")
+            self._refreshes[model_id] = refresh
+            refresh.add_done_callback(lambda _: self._refreshes.pop(model_id, None))
+        await asyncio.shield(refresh)
+
+    async def _refresh(self, model_id: str) -> None:
+        seen, config = self._entries[model_id], self._config
+        backend = self._backends[seen.model.backend]
+        if not await asyncio.to_thread(catalog.is_stale, seen, backend):
+            return
+        names = [device.name for device in self._machine]
+        fresh = await asyncio.to_thread(catalog.inspect, seen.model, config, backend, names)
+
+        def swap() -> ev.Event:
+            # A reload meanwhile has inspected everything itself.
+            if self._entries.get(model_id) is seen:
+                log.info("model file changed", model=model_id)
+                self._entries = {**self._entries, model_id: fresh}
+            return self._models_changed()
+
+        await self._do(swap)

@@ -1,0 +1,32 @@
+"""The core's refusals as errors with an HTTP shape."""
+
+from __future__ import annotations
+
+from swapd.core.effects import Refusal, RefusalKind
+from swapd.errors import (
+    InvalidModelFileError,
+    LoadFailedError,
+    LoadTimeoutError,
+    ModelDoesNotFitError,
+    QueueFullError,
+    QueueTimeoutError,
+    ShuttingDownError,
+    SwapdError,
+    UnknownModelError,
+)
+
+ERRORS: dict[RefusalKind, type[SwapdError]] = {
+    RefusalKind.UNKNOWN_MODEL: UnknownModelError,
+    RefusalKind.INVALID_MODEL: InvalidModelFileError,
+    RefusalKind.DOES_NOT_FIT: ModelDoesNotFitError,
+    RefusalKind.QUEUE_FULL: QueueFullError,
+    RefusalKind.QUEUE_TIMEOUT: QueueTimeoutError,
+    RefusalKind.LOAD_FAILED: LoadFailedError,
+    RefusalKind.LOAD_TIMEOUT: LoadTimeoutError,
+    RefusalKind.SHUTTING_DOWN: ShuttingDownError,
+}
+
+
+def error_for(refusal: Refusal) -> SwapdError:
+    """The error that a client gets for a refusal."""
+    return ERRORS[refusal.kind](refusal.message, retry_after_s=refusal.retry_after_s)

@@ -1,0 +1,138 @@
+"""The ledger as people see it: pure translation into `swapd.pool.status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.lifecycle import WorkerState
+from swapd.core.placement import lay
+from swapd.core.planner import hopeless
+from swapd.pool.catalog import Entry
+from swapd.pool.status import (
+    ConfigStatus,
+    DeviceStatus,
+    EvictionStatus,
+    FootprintStatus,
+    ModelStatus,
+    RequestCounts,
+    Status,
+    WorkerStatus,
+)
+
+#: The state that a model is said to be in is that of the worker which comes last here.
+_ADVANCE = {
+    state: rank
+    for rank, state in enumerate(
+        (
+            WorkerState.GONE,
+            WorkerState.STOPPING,
+            WorkerState.DRAINING,
+            WorkerState.LAUNCHING,
+            WorkerState.LOADING,
+            WorkerState.READY,
+        )
+    )
+}
+
+
+class WorkerFacts:
+    """What only the shell knows of a worker."""
+
+    __slots__ = ("pid", "progress")
+
+    def __init__(self, pid: int | None, progress: float | None) -> None:
+        self.pid = pid
+        self.progress = progress
+
+
+def snapshot(
+    ledger: Ledger,
+    entries: Mapping[str, Entry],
+    facts: Mapping[int, WorkerFacts],
+    free_bytes: Mapping[str, int],
+    measured_bytes: Mapping[str, Mapping[str, int]],
+    config: ConfigStatus,
+    now_s: float,
+    version: str,
+) -> Status:
+    """One consistent picture at `now_s`. `measured_bytes` is per model and device, as far as it was measured."""
+    counters = ledger.counters
+    return Status(
+        devices=tuple(
+            DeviceStatus(
+                name=name,
+                total_bytes=device.spec.total_bytes,
+                budget_bytes=device.spec.budget_bytes,
+                reserved_bytes=ledger.charged_bytes(name),
+                free_bytes=free_bytes.get(name, 0),
+            )
+            for name, device in ledger.devices.items()
+        ),
+        models=tuple(
+            model_status(ledger, model, entries[model.id], facts, measured_bytes.get(model.id, {}), now_s)
+            for model in ledger.models.values()
+        ),
+        config=config,
+        requests=RequestCounts(
+            accepted=counters.accepted,
+            waiting=len(ledger.waiting),
+            running=len(ledger.running),
+            finished=counters.finished,
+            failed=counters.failed,
+            cancelled=counters.cancelled,
+        ),
+        version=version,
+    )
+
+
+def model_status(
+    ledger: Ledger,
+    model: Model,
+    entry: Entry,
+    facts: Mapping[int, WorkerFacts],
+    measured_bytes: Mapping[str, int],
+    now_s: float,
+) -> ModelStatus:
+    workers = list(ledger.workers_of(model.id))
+    state = max((worker.state for worker in workers), key=_ADVANCE.__getitem__, default=None)
+    refusal = hopeless(ledger, model, now_s)
+    inspection, eviction = entry.inspection, model.last_eviction
+    return ModelStatus(
+        id=model.id,
+        state="unloaded" if state is None else state.value,
+        aliases=entry.model.aliases,
+        backend=entry.model.backend,
+        description=inspection.description if inspection is not None else "",
+        n_ctx=inspection.n_ctx if inspection is not None else 0,
+        slots=model.spec.slots,
+        pin=model.spec.pin,
+        running=sum(len(worker.running) for worker in workers),
+        waiting=len(model.waiting),
+        loads=model.loads,
+        load_s=model.load_s,
+        last_used_s=None if model.last_used_s is None else now_s - model.last_used_s,
+        footprint=FootprintStatus(estimated_bytes=_estimate(model, workers), measured_bytes=dict(measured_bytes)),
+        last_eviction=None if eviction is None else EvictionStatus(ago_s=now_s - eviction.at_s, why=eviction.why),
+        error=refusal.message if refusal is not None else model.last_error,
+        retry_in_s=refusal.retry_after_s if refusal is not None else None,
+        workers=tuple(_worker_status(worker, facts.get(worker.id)) for worker in workers),
+    )
+
+
+def _estimate(model: Model, workers: list[Worker]) -> dict[str, int]:
+    if workers:
+        return dict(workers[-1].placement.device_bytes)
+    return {} if model.spec.costs is None else lay(model.spec.costs, None, 0)
+
+
+def _worker_status(worker: Worker, facts: WorkerFacts | None) -> WorkerStatus:
+    return WorkerStatus(
+        pid=facts.pid if facts is not None else None,
+        state=worker.state.value,
+        running=len(worker.running),
+        reserved_bytes=dict(worker.placement.device_bytes),
+        placement=worker.placement.why,
+        progress=facts.progress if facts is not None else None,
+        portable=worker.portable,
+    )

@@ -1,0 +1,221 @@
+"""One worker process's life: launch, listen, stop, reap. Every end is an event, never an exception.
+
+Owns the process, its control channel and its output. It cannot outlive `run`: whatever ends that, the process
+group is killed and the process reaped. Must never decide whether a worker should live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from backends import control
+from backends.base import LaunchSpec
+from swapd.core.events import (
+    Event,
+    ExitKind,
+    WorkerExited,
+    WorkerProgressed,
+    WorkerReady,
+    WorkerStarted,
+)
+from swapd.core.lifecycle import WorkerState
+from swapd.pool.ring import Ring
+
+log = structlog.get_logger()
+
+MAX_LINE_CHARS = 2_000
+TAIL_LINES = 8
+PIPE_CLOSE_S = 1.0
+"""How long output may still come after the process has ended, if a grandchild holds the pipe."""
+
+CPU_FAULTS = (-signal.SIGSEGV, -signal.SIGILL)
+
+
+class WorkerProcess:
+    """A worker from the daemon's side. `run` is its whole life; `stop` asks for its end."""
+
+    def __init__(
+        self,
+        worker_id: int,
+        model_id: str,
+        socket_path: Path,
+        output: Ring[str],
+        post: Callable[[Event], None],
+        on_usage: Callable[[control.Usage], None],
+    ) -> None:
+        self.worker_id = worker_id
+        self.model_id = model_id
+        self.socket_path = socket_path
+        self.pid: int | None = None
+        self.load_progress: float | None = None
+        #: Resolves with a sentence once the process is gone.
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._output = output
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._post = post
+        self._on_usage = on_usage
+        self._stop_grace_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._phase = WorkerState.LAUNCHING
+        self._failure: control.Failed | None = None
+
+    def stop(self, grace_s: float) -> None:
+        """Terminate the process, kill it after `grace_s` seconds. The first call counts."""
+        if not self._stop_grace_s.done():
+            self._stop_grace_s.set_result(grace_s)
+
+    async def run(self, describe: Callable[[int], LaunchSpec]) -> None:
+        """Start the process that `describe(control_fd)` names and see it through to its end.
+
+        Posts WorkerStarted, WorkerProgressed, WorkerReady as they happen, and one WorkerExited last.
+        """
+        kind, detail = ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped"
+        try:
+            kind, detail = await self._live(describe)
+        except OSError as error:
+            detail = f"the worker of model {self.model_id!r} could not be started: {error}"
+        finally:
+            self.socket_path.unlink(missing_ok=True)
+            if not self.lost.done():
+                self.lost.set_result(detail)
+            self._post(WorkerExited(self.worker_id, kind, detail))
+
+    async def _live(self, describe: Callable[[int], LaunchSpec]) -> tuple[ExitKind, str]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours:
+            with theirs:
+                process = await self._spawn(describe(theirs.fileno()), theirs.fileno())
+            try:
+                self.pid = process.pid
+                self._phase = WorkerState.LOADING
+                self._post(WorkerStarted(self.worker_id))
+                async with asyncio.TaskGroup() as tasks:
+                    output = tasks.create_task(self._drain(process), name=f"output of worker {self.worker_id}")
+                    messages = tasks.create_task(self._listen(ours), name=f"control of worker {self.worker_id}")
+                    await self._until_exit(process)
+                    # Its children must not outlive it, nor hold its pipes open.
+                    _signal_group(process, signal.SIGKILL)
+                    await asyncio.wait({output, messages}, timeout=PIPE_CLOSE_S)
+                    output.cancel()
+                    messages.cancel()
+            finally:
+                _signal_group(process, signal.SIGKILL)
+                await process.wait()
+        return self._verdict(process.returncode)
+
+    async def _spawn(self, spec: LaunchSpec, control_fd: int) -> asyncio.subprocess.Process:
+        self.socket_path.unlink(missing_ok=True)
+        return await asyncio.create_subprocess_exec(
+            *spec.argv,
+            env=dict(spec.env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(control_fd,),
+            start_new_session=True,
+        )
+
+    async def _until_exit(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for the process, which may be told to end meanwhile. Returns when it is reaped."""
+        async with asyncio.TaskGroup() as tasks:
+            exited = tasks.create_task(process.wait(), name=f"exit of worker {self.worker_id}")
+            either: set[asyncio.Future[Any]] = {exited, self._stop_grace_s}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                return
+            grace_s = self._stop_grace_s.result()
+            if grace_s > 0:
+                _signal_group(process, signal.SIGTERM)
+                await asyncio.wait({exited}, timeout=grace_s)
+            if not exited.done():
+                log.warning("worker killed", model=self.model_id, pid=process.pid, grace_s=grace_s)
+                _signal_group(process, signal.SIGKILL)
+
+    async def _drain(self, process: asyncio.subprocess.Process) -> None:
+        """Keep the output pipe empty whatever the worker writes; keep the newest lines, cut to a length."""
+        assert process.stdout is not None
+        partial = ""
+        while chunk := await process.stdout.read(65_536):
+            *lines, partial = (partial + chunk.decode("utf-8", "replace")).split("\n")
+            partial = partial[:MAX_LINE_CHARS]
+            for line in lines:
+                self._note_line(line)
+        if partial:
+            self._note_line(partial)
+
+    def _note_line(self, line: str) -> None:
+        line = line.rstrip("\r")[:MAX_LINE_CHARS]
+        self._tail.append(line)
+        self._output.add(line)
+
+    async def _listen(self, ours: socket.socket) -> None:
+        """Read the control channel to its end. A worker that talks nonsense is stopped."""
+        reader, writer = await asyncio.open_connection(sock=ours, limit=control.MAX_LINE_BYTES)
+        try:
+            while line := await reader.readline():
+                self._hear(control.decode(line))
+        except (ValueError, msgspec.MsgspecError) as error:
+            log.error("worker broke the control protocol", model=self.model_id, error=str(error))
+            self.stop(0.0)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def _hear(self, message: control.Message) -> None:
+        match message:
+            case control.Loading(progress):
+                self.load_progress = progress
+                self._post(WorkerProgressed(self.worker_id))
+            case control.WarmingUp() | control.Progress():
+                self._post(WorkerProgressed(self.worker_id))
+            case control.Ready():
+                if self._phase is WorkerState.LOADING:
+                    self._phase, self.load_progress = WorkerState.READY, None
+                    self._post(WorkerReady(self.worker_id))
+            case control.Failed():
+                self._failure = message
+            case control.Usage():
+                self._on_usage(message)
+
+    def _verdict(self, returncode: int | None) -> tuple[ExitKind, str]:
+        assert returncode is not None
+        if self._failure is not None:
+            invalid = self._failure.kind is control.FailureKind.INVALID_MODEL
+            detail = f"model {self.model_id!r} failed to load: {self._failure.message}"
+            return (ExitKind.INVALID_MODEL if invalid else ExitKind.FAILED), detail
+        doing = "serving" if self._phase is WorkerState.READY else "loading"
+        detail = f"the worker of model {self.model_id!r} {_how_it_ended(returncode)} while {doing}"
+        tail = " | ".join(line for line in self._tail if line.strip())
+        if tail:
+            detail += f"; its last output: {tail[-1_000:]}"
+        fault = returncode in CPU_FAULTS and self._phase is WorkerState.LOADING
+        return (ExitKind.CPU_FAULT if fault else ExitKind.FAILED), detail
+
+
+def _how_it_ended(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    return f"was killed by {name}"
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal the worker's whole process group: it was started as the leader of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
