@@ -1,0 +1,347 @@
+"""Continuous batching: who runs, who waits, and what each decoded batch brings.
+
+Owns every sequence of the context, the book of its cells, and the retired prefixes. Runs in the engine thread
+only and never blocks but in llama.cpp. The oldest sequence always gets on: when the cache is full, retired
+prefixes go first and then the newest sequences, whose tokens are kept and decoded again later.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+
+from backends.llama_cpp.engine.detokenize import TextStream
+from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
+from backends.llama_cpp.engine.prefix import Cells, Retired, RetiredPrefixes, common_prefix
+from backends.llama_cpp.engine.sampler import SamplingError, choice_seed, make_sampler
+from backends.llama_cpp.engine.sequence import Job, Sequence
+from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Prefilled
+
+GROWTH_TOKENS = 16
+"""Cells kept free per running sequence when another is admitted, so that it is not preempted right away."""
+
+_NO_ROOM, _BAD_BATCH = 1, -1
+
+Grant = tuple[Sequence, int]
+"""A sequence and how many of its pending tokens are in a batch."""
+
+
+class DecodeError(Exception):
+    """llama_decode failed in a way that leaves the context unusable."""
+
+
+class Generator:
+    """Serves Generate requests on one context. Outputs are appended to the list each method is given."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_parallel: int,
+        fresh_seed: Callable[[], int],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._model = model
+        self._n_parallel = n_parallel
+        self._fresh_seed = fresh_seed
+        self._now_s = now_s
+        self._batch = Batch(model.n_batch)
+        self._cells = Cells(model.n_ctx)
+        self._retired = RetiredPrefixes(model.n_seq_max - n_parallel if model.keeps_prefixes else 0)
+        self._seq_ids = list(range(model.n_seq_max))
+        self._jobs: dict[str, Job] = {}
+        self._running: list[Sequence] = []
+        self._waiting: list[Sequence] = []
+        self._arrivals = 0
+        self._admit_again = False
+        self._prompt_rate: float | None = None
+        self.batches = 0
+        """Micro-batches finished."""
+        self.preemptions = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, request: Generate, outputs: list[Output]) -> None:
+        """Queue a request; one that can never be served is answered at once."""
+        job = Job(request, self._arrivals)
+        self._arrivals += 1
+        try:
+            self._check(request)
+            sequences = self._make_sequences(job)
+        except (SamplingError, ValueError) as error:
+            outputs.append(job.ended(str(error)))
+            return
+        self._jobs[request.request_id] = job
+        for sequence in sequences:
+            job.live[sequence.index] = sequence
+        self._waiting.extend(sequences)
+        self._admit_again = True
+
+    def cancel(self, request_id: str, outputs: list[Output]) -> None:
+        """Free a request's sequences. Unknown ones have ended already."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            self._end(job, None, outputs)
+
+    def end_all(self, error: str, outputs: list[Output]) -> None:
+        """End every request for the same reason."""
+        for job in list(self._jobs.values()):
+            self._end(job, error, outputs)
+
+    def step(self, outputs: list[Output]) -> None:
+        """Admit who fits, decode one batch and sample. Raises `DecodeError` when the context is lost."""
+        if self._admit_again:
+            self._admit_again = False
+            self._admit()
+        assert self._running, "requests wait while nothing runs"
+        self._decode(self._plan(), outputs)
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def _check(self, request: Generate) -> None:
+        model = self._model
+        if not request.prompt:
+            raise ValueError("the prompt is empty")
+        if len(request.prompt) >= model.n_ctx_request:
+            raise ValueError(f"the prompt has {len(request.prompt)} tokens; the context holds {model.n_ctx_request}")
+        if not 0 <= min(request.prompt) <= max(request.prompt) < model.n_vocab:
+            raise ValueError(f"the prompt has a token outside the vocabulary of {model.n_vocab}")
+
+    def _make_sequences(self, job: Job) -> list[Sequence]:
+        request, model = job.request, self._model
+        limit = model.n_ctx_request
+        if request.max_tokens is not None:
+            limit = min(limit, len(request.prompt) + max(1, request.max_tokens))
+        seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
+        made: list[Sequence] = []
+        try:
+            for index in range(request.n):
+                sampler = make_sampler(
+                    request.sampling,
+                    request.prompt,
+                    choice_seed(seed, index),
+                    eog_tokens=model.eog_tokens,
+                    suppressed=model.suppressed_tokens,
+                    n_vocab=model.n_vocab,
+                    n_ctx=model.n_ctx,
+                )
+                text = TextStream(request.stop)
+                made.append(Sequence(job, index, list(request.prompt), limit, sampler, text))
+        except SamplingError:
+            for sequence in made:
+                sequence.sampler.close()
+            raise
+        return made
+
+    def _end(self, job: Job, error: str | None, outputs: list[Output]) -> None:
+        for sequence in list(job.live.values()):
+            self._leave(sequence)
+        outputs.append(job.ended(error))
+        del self._jobs[job.request.request_id]
+
+    def _leave(self, sequence: Sequence) -> None:
+        """A choice is over: its sampler goes, its cache is retired or freed."""
+        del sequence.job.live[sequence.index]
+        sequence.sampler.close()
+        self._admit_again = True
+        if sequence.seq_id is None:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        if sequence.job.request.cache_prompt:
+            tokens = sequence.tokens[: len(sequence.cells)]
+            self._free(self._retired.add(Retired(sequence.seq_id, tokens, sequence.cells)))
+        else:
+            self._free([Retired(sequence.seq_id, (), sequence.cells)])
+        sequence.seq_id = None
+
+    def _free(self, given_up: Iterable[Retired]) -> None:
+        for retired in given_up:
+            self._model.remove(retired.seq_id)
+            self._cells.release(retired.cells)
+            self._seq_ids.append(retired.seq_id)
+
+    # -- room in the cache ---------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Start waiting sequences, oldest first, until one does not fit."""
+        for sequence in list(self._waiting):
+            if len(self._running) == self._n_parallel:
+                return
+            if sequence.follows and self._model.keeps_prefixes:
+                continue
+            if not self._start(sequence):
+                return
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence a place and the longest prefix that is in the cache, if its tokens have room."""
+        donor, length = self._find_donor(sequence)
+        need = len(sequence.tokens) - length
+        if self._running:
+            need += GROWTH_TOKENS * (len(self._running) + 1) + sum(other.pending for other in self._running)
+        seq_id = self._seq_ids.pop()
+        if donor is not None and length > 0:
+            assert donor.seq_id is not None
+            self._model.copy_prefix(donor.seq_id, seq_id, length)
+            sequence.cells = list(donor.cells[:length])
+            self._cells.share(sequence.cells)
+            if isinstance(donor, Retired):
+                self._retired.touch(donor)
+        while self._cells.free < need:
+            oldest = self._retired.give_up_oldest()
+            if oldest is None:
+                assert self._running, "an empty cache has no room for a request that fits alone"
+                self._free([Retired(seq_id, (), sequence.cells)])
+                sequence.cells = []
+                return False
+            self._free([oldest])
+        sequence.seq_id = seq_id
+        self._waiting.remove(sequence)
+        insort(self._running, sequence, key=attrgetter("order"))
+        if sequence.job.cached_tokens is None:
+            sequence.job.cached_tokens = length
+        return True
+
+    def _find_donor(self, sequence: Sequence) -> tuple[Retired | Sequence | None, int]:
+        """Who has the longest part of its tokens in the cache. At least the last token is always left to decode."""
+        if not self._model.keeps_prefixes:
+            return None, 0
+        best: Retired | Sequence | None = None
+        length = 0
+        for donor in (*self._running, *self._retired):
+            if isinstance(donor, Sequence):
+                allowed = sequence.job.request.cache_prompt and donor.job.request.cache_prompt
+                if not allowed and donor.job is not sequence.job:
+                    continue
+            elif not sequence.job.request.cache_prompt:
+                continue
+            limit = min(len(sequence.tokens) - 1, len(donor.cells))
+            if limit > length:
+                shared = common_prefix(sequence.tokens, donor.tokens, limit)
+                if shared > length:
+                    best, length = donor, shared
+        return best, length
+
+    def _make_room(self) -> bool:
+        """Free cells: the oldest retired prefix, else the newest sequence unless it is the only one."""
+        oldest = self._retired.give_up_oldest()
+        if oldest is not None:
+            self._free([oldest])
+            return True
+        if len(self._running) < 2:
+            return False
+        newest = self._running.pop()
+        assert newest.seq_id is not None
+        self._free([Retired(newest.seq_id, (), newest.cells)])
+        newest.seq_id, newest.cells = None, []
+        insort(self._waiting, newest, key=attrgetter("order"))
+        self.preemptions += 1
+        return True
+
+    # -- batches -------------------------------------------------------------------------------------------
+
+    def _plan(self) -> list[Grant]:
+        model = self._model
+        while True:
+            pending = [sequence.pending for sequence in self._running]
+            budget = prompt_budget(
+                self._prompt_rate, decoding=1 in pending, n_batch=model.n_batch, n_ubatch=model.n_ubatch
+            )
+            counts = share_batch(pending, model.n_batch, budget)
+            if sum(counts) <= self._cells.free:
+                return [(sequence, count) for sequence, count in zip(self._running, counts, strict=True) if count]
+            made = self._make_room()
+            assert made, "the only sequence has outgrown the cache"
+
+    def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
+        """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
+        todo = [grants]
+        while todo:
+            grants = [grant for grant in todo.pop() if grant[0].seq_id is not None]
+            if not grants:
+                continue
+            started_s = self._now_s()
+            ordered = self._fill(grants)
+            code = self._model.decode(self._batch)
+            if code == 0:
+                self._measure(grants, self._now_s() - started_s)
+                self._advance(grants)
+                self._sample(ordered, outputs)
+            elif code == _NO_ROOM and self._make_room():
+                todo.append(grants)
+            elif code in (_NO_ROOM, _BAD_BATCH) and len(grants) == 1:
+                reason = "no room in the cache" if code == _NO_ROOM else "an invalid batch"
+                self._end(grants[0][0].job, f"llama.cpp refused the request's tokens: {reason}", outputs)
+            elif code == _BAD_BATCH:
+                middle = len(grants) // 2
+                todo += [grants[middle:], grants[:middle]]
+            else:
+                raise DecodeError(f"llama_decode returned {code}")
+
+    def _fill(self, grants: list[Grant]) -> list[tuple[Sequence, int]]:
+        """Write the batch. Returns the sequences that get logits, in row order, each with its place in the batch."""
+        batch = self._batch
+        batch.clear()
+        single = [sequence for sequence, count in grants if count == 1 and sequence.pending == 1]
+        ordered = list(zip(single, range(len(single)), strict=True))
+        if single:
+            batch.add_single(
+                [sequence.tokens[-1] for sequence in single],
+                [len(sequence.cells) for sequence in single],
+                [sequence.seq_id for sequence in single if sequence.seq_id is not None],
+            )
+        for sequence, count in grants:
+            if sequence.pending == 1:
+                continue
+            assert sequence.seq_id is not None
+            start = len(sequence.cells)
+            complete = count == sequence.pending
+            batch.add_chunk(sequence.tokens[start : start + count], start, sequence.seq_id, output=complete)
+            if complete:
+                ordered.append((sequence, len(batch) - 1))
+        return ordered
+
+    def _measure(self, grants: list[Grant], seconds: float) -> None:
+        tokens = len(self._batch)
+        self.batches += -(-tokens // self._model.n_ubatch)
+        prompts = sum(count for _, count in grants if count > 1)
+        self._prompt_rate = smoothed_rate(self._prompt_rate, prompts, seconds)
+
+    def _advance(self, grants: list[Grant]) -> None:
+        for sequence, count in grants:
+            sequence.cells += self._cells.take(count)
+
+    def _sample(self, ordered: list[tuple[Sequence, int]], outputs: list[Output]) -> None:
+        model = self._model
+        for row, (sequence, place) in enumerate(ordered):
+            job = sequence.job
+            if not job.prefilled:
+                job.prefilled = self._admit_again = True
+                outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
+            token = sequence.sampler.sample(model.logits(row), model.ctx, place)
+            sequence.tokens.append(token)
+            sequence.unsent_tokens += 1
+            job.completion_tokens += 1
+            if token in model.eog_tokens:
+                self._emit(sequence, sequence.text.finish(), Finish.STOP, outputs)
+                continue
+            text, stopped = sequence.text.push(model.piece(token))
+            if stopped:
+                self._emit(sequence, text, Finish.STOP, outputs)
+            elif len(sequence.tokens) >= sequence.limit:
+                self._emit(sequence, text + sequence.text.finish(), Finish.LENGTH, outputs)
+            elif text:
+                self._emit(sequence, text, None, outputs)
+
+    def _emit(self, sequence: Sequence, text: str, finish: Finish | None, outputs: list[Output]) -> None:
+        job = sequence.job
+        outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish))
+        sequence.unsent_tokens = 0
+        if finish is not None:
+            self._leave(sequence)
+            if not job.live:
+                self._end(job, None, outputs)

@@ -1,0 +1,344 @@
+"""A thin ctypes face over one llama.cpp model and its context.
+
+Owns both pointers and the arrays a batch is made in. Decides nothing about requests. Everything but tokenizing
+and reading the vocabulary is for the engine's one thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from backends.base import Offload
+from backends.llama_cpp.engine import logs
+from backends.llama_cpp.engine.params import (
+    ModelFacts,
+    ModelLoadError,
+    context_params,
+    count_usable_cores,
+    keeps_prefixes,
+    model_params,
+    pooling_type,
+)
+from backends.llama_cpp.settings import LlamaCppSettings
+
+__all__ = ["Batch", "Model", "ModelLoadError"]
+
+WARM_UP_TOKENS = 16
+_META_BYTES = 256
+
+
+class Batch:
+    """A `llama_batch` over numpy arrays of our own: filled by slices, freed with this object."""
+
+    def __init__(self, capacity: int) -> None:
+        self.token = np.zeros(capacity, np.int32)
+        self.pos = np.zeros(capacity, np.int32)
+        self.seq = np.zeros(capacity, np.int32)
+        self.output = np.zeros(capacity, np.int8)
+        self._one = np.ones(capacity, np.int32)
+        self._positions = np.arange(capacity, dtype=np.int32)
+        step = self.seq.itemsize
+        self._seq_pointers = self.seq.ctypes.data + np.arange(capacity, dtype=np.uintp) * np.uintp(step)
+        self.struct = llama.llama_batch(
+            token=self.token.ctypes.data_as(ctypes.POINTER(llama.llama_token)),
+            pos=self.pos.ctypes.data_as(ctypes.POINTER(llama.llama_pos)),
+            n_seq_id=self._one.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=self._seq_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
+            logits=self.output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+        self.outputs = 0
+
+    def __len__(self) -> int:
+        return int(self.struct.n_tokens)
+
+    def clear(self) -> None:
+        self.struct.n_tokens = self.outputs = 0
+
+    def add_single(self, tokens: Sequence[int], positions: Sequence[int], seq_ids: Sequence[int]) -> None:
+        """One token each of several sequences, all with an output."""
+        start = len(self)
+        end = start + len(tokens)
+        self.token[start:end] = tokens
+        self.pos[start:end] = positions
+        self.seq[start:end] = seq_ids
+        self.output[start:end] = 1
+        self.outputs += end - start
+        self.struct.n_tokens = end
+
+    def add_chunk(self, tokens: Sequence[int], position: int, seq_id: int, *, output: bool) -> None:
+        """Consecutive tokens of one sequence; `output` asks for the logits of the last."""
+        start = len(self)
+        end = start + len(tokens)
+        self.token[start:end] = tokens
+        np.add(self._positions[: end - start], position, out=self.pos[start:end])
+        self.seq[start:end] = seq_id
+        self.output[start:end] = 0
+        self.output[end - 1] = output
+        self.outputs += output
+        self.struct.n_tokens = end
+
+
+class Model:
+    """One loaded model with its context. `close` frees both; nothing may be called afterwards."""
+
+    def __init__(self, model: Any, ctx: Any, settings: LlamaCppSettings, facts: ModelFacts) -> None:
+        self._model = model
+        self.ctx = ctx
+        self.facts = facts
+        self.embeddings = facts.embeddings
+        self._vocab: Any = llama.llama_model_get_vocab(model)
+        self._memory: Any = llama.llama_get_memory(ctx)
+        self.n_ctx = int(llama.llama_n_ctx(ctx))
+        self.n_ctx_request = min(settings.n_ctx, self._trained_context())
+        self.n_batch = int(llama.llama_n_batch(ctx))
+        self.n_ubatch = int(llama.llama_n_ubatch(ctx))
+        self.n_seq_max = int(llama.llama_n_seq_max(ctx))
+        self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.n_embd = int(llama.llama_model_n_embd_out(model))
+        self.keeps_prefixes = self._memory is not None and keeps_prefixes(settings, facts)
+        self.splits_inputs = self._memory is not None and facts.pooling_type == llama.LLAMA_POOLING_TYPE_LAST
+        self._pieces: list[bytes | None] = [None] * self.n_vocab
+        self._logits: npt.NDArray[np.float32] | None = None
+        self._logits_address = 0
+
+    @classmethod
+    def load(
+        cls,
+        settings: LlamaCppSettings,
+        offload: Offload,
+        *,
+        portable: bool,
+        on_progress: Callable[[float], None],
+    ) -> Model:
+        """Load the file and make its context. Blocks; `on_progress` is called in this thread with 0 to 1.
+
+        Raises `ModelLoadError`, and whatever `on_progress` raises.
+        """
+        logs.install()
+        llama.llama_backend_init()
+        if not settings.path.is_file():
+            raise ModelLoadError(f"{settings.path}: no such file", invalid=True)
+        params = model_params(settings, offload, portable)
+        model = _load_file(settings, params.struct, on_progress)
+        try:
+            facts = _facts(model, settings)
+            with logs.collect_errors() as errors:
+                ctx = llama.llama_init_from_model(model, context_params(settings, facts, count_usable_cores()))
+            if not ctx:
+                raise _load_error(f"{settings.path}: llama.cpp cannot make a context", errors)
+        except BaseException:
+            llama.llama_model_free(model)
+            raise
+        loaded = cls(model, ctx, settings, facts)
+        if loaded._memory is None and not facts.embeddings:
+            loaded.close()
+            raise ModelLoadError(f"{settings.path}: a model of this kind cannot generate text", invalid=True)
+        return loaded
+
+    def close(self) -> None:
+        """Free the context and the model. Closing twice is harmless."""
+        ctx, self.ctx = self.ctx, None
+        if ctx:
+            llama.llama_free(ctx)
+            llama.llama_model_free(self._model)
+            self._model = None
+
+    def warm_up(self) -> None:
+        """Decode a few tokens and forget them: pages in the weights and shows whether this CPU can run the kernels."""
+        count = min(WARM_UP_TOKENS, self.n_batch, self.n_ctx_request)
+        batch = Batch(count)
+        batch.add_chunk([self._harmless_token()] * count, 0, 0, output=True)
+        if self.embeddings:
+            batch.output[:] = 1
+        code = self.decode(batch)
+        if code != 0:
+            raise ModelLoadError(f"the first decode failed: llama_decode returned {code}", invalid=False)
+        llama.llama_synchronize(self.ctx)
+        # The formal test of what the facts say: some caches refuse to lose only their end.
+        if self.keeps_prefixes and not self.remove(0, count // 2):
+            self.keeps_prefixes = False
+        self.clear()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`. Safe in any thread."""
+        data = text.encode("utf-8", errors="replace")
+        capacity = len(data) + 8
+        while True:
+            tokens = (llama.llama_token * capacity)()
+            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, parse_special)
+            if count >= 0:
+                return list(tokens[:count])
+            assert -count > capacity, f"llama_tokenize wants {-count} of {capacity} tokens"
+            capacity = -count
+
+    def chat_template(self) -> str | None:
+        """The file's `tokenizer.chat_template`, if it has one."""
+        template = llama.llama_model_chat_template(self._model, None)
+        return template.decode("utf-8", errors="replace") if template else None
+
+    def token_text(self, token: int) -> str:
+        """A token's text in the vocabulary, special tokens included; empty for one that does not exist."""
+        if not 0 <= token < self.n_vocab:
+            return ""
+        return self._render(token, special=True).decode("utf-8", errors="replace")
+
+    @property
+    def bos_token(self) -> str:
+        return self.token_text(llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_token(self) -> str:
+        return self.token_text(llama.llama_vocab_eos(self._vocab))
+
+    @cached_property
+    def eog_tokens(self) -> frozenset[int]:
+        """Every token that ends a generation."""
+        return frozenset(token for token in range(self.n_vocab) if llama.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def suppressed_tokens(self) -> tuple[int, ...]:
+        """Tokens that the file says are never to be sampled."""
+        count = ctypes.c_int32(0)
+        tokens: Any = llama.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return tuple(tokens[: count.value]) if count.value else ()
+
+    def piece(self, token: int) -> bytes:
+        """A token's bytes as they appear in generated text; special tokens have none."""
+        piece = self._pieces[token]
+        if piece is None:
+            piece = self._pieces[token] = self._render(token, special=False)
+        return piece
+
+    def decode(self, batch: Batch) -> int:
+        """Run a batch. llama.cpp's code: 0, 1 no room, 2 aborted, -1 a bad batch, below that fatal.
+
+        The limits that llama.cpp guards by aborting the process are asserted here first.
+        """
+        assert 0 < len(batch) <= self.n_batch
+        assert self.embeddings or batch.outputs <= self.n_seq_max
+        code = int(llama.llama_decode(self.ctx, batch.struct))
+        if code == 0 and self._memory is not None and not self.embeddings:
+            self._map_logits()
+        return code
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Logits of the last batch's output number `row`, counted in batch order. Valid until the next decode."""
+        assert self._logits is not None
+        view: npt.NDArray[np.float32] = self._logits[row]
+        return view
+
+    def embedding(self, seq_id: int) -> npt.NDArray[np.float32]:
+        """A copy of the pooled vector of a sequence of the last batch, of n_embd floats."""
+        pointer = llama.llama_get_embeddings_seq(self.ctx, seq_id)
+        assert pointer, f"sequence {seq_id} has no pooled embedding"
+        return np.ctypeslib.as_array(pointer, shape=(self.n_embd,)).copy()
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Sequence `target`, which must be empty, shares the first `length` cells of `source`."""
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def remove(self, seq_id: int, start: int = -1) -> bool:
+        """Drop a sequence's cells from position `start`. Dropping a whole sequence always works."""
+        return bool(llama.llama_memory_seq_rm(self._memory, seq_id, start, -1))
+
+    def clear(self) -> None:
+        """Drop every sequence."""
+        if self._memory is not None:
+            llama.llama_memory_clear(self._memory, False)
+
+    def _map_logits(self) -> None:
+        """Keep a writable view of llama.cpp's output rows; its buffer moves only when it has to grow."""
+        pointer = llama.llama_get_logits(self.ctx)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_address:
+            self._logits = np.ctypeslib.as_array(pointer, shape=(self.n_seq_max, self.n_vocab))
+            self._logits_address = address
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            count = llama.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            capacity = -count
+
+    def _harmless_token(self) -> int:
+        bos = int(llama.llama_vocab_bos(self._vocab))
+        return bos if 0 <= bos < self.n_vocab else 0
+
+    def _trained_context(self) -> int:
+        """Tokens the model was trained for, with the rope scaling that the file itself asks for."""
+        trained = int(llama.llama_model_n_ctx_train(self._model))
+        arch = _meta(self._model, "general.architecture") or ""
+        factor = float(_meta(self._model, f"{arch}.rope.scaling.factor") or 0)
+        original = int(_meta(self._model, f"{arch}.rope.scaling.original_context_length") or 0)
+        return max(trained, int(factor * original))
+
+
+def _load_file(settings: LlamaCppSettings, params: Any, on_progress: Callable[[float], None]) -> Any:
+    failures: list[BaseException] = []
+
+    def progress(value: float, _: Any) -> bool:
+        # An exception that left a ctypes callback would be printed and lost.
+        try:
+            on_progress(value)
+        except BaseException as error:
+            failures.append(error)
+            return False
+        return True
+
+    callback = llama.llama_progress_callback(progress)
+    params.progress_callback = callback
+    with logs.collect_errors() as errors:
+        model = llama.llama_model_load_from_file(bytes(settings.path), params)
+    if failures:
+        if model:
+            llama.llama_model_free(model)
+        raise failures[0]
+    if not model:
+        raise _load_error(f"{settings.path}: llama.cpp cannot load it", errors)
+    return model
+
+
+def _facts(model: Any, settings: LlamaCppSettings) -> ModelFacts:
+    arch = _meta(model, "general.architecture") or ""
+    in_file = _meta(model, f"{arch}.pooling_type")
+    in_file_pooling = int(in_file) if in_file is not None else None
+    causal = _meta(model, f"{arch}.attention.causal") != "false"
+    pools = in_file_pooling not in (None, llama.LLAMA_POOLING_TYPE_NONE)
+    embeddings = (pools or not causal) if settings.embeddings == "auto" else settings.embeddings
+    pooling = pooling_type(settings, in_file_pooling)
+    if embeddings and pooling == llama.LLAMA_POOLING_TYPE_RANK:
+        raise ModelLoadError(f"{settings.path}: a reranking model has no embeddings to serve", invalid=True)
+    if llama.llama_model_has_encoder(model) and llama.llama_model_has_decoder(model):
+        raise ModelLoadError(f"{settings.path}: encoder-decoder models are not served", invalid=True)
+    window = llama.llama_model_n_swa(model) > 0
+    recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    return ModelFacts(
+        embeddings=embeddings,
+        pooling_type=pooling,
+        per_sequence_cache=window or recurrent,
+        sliding_window=window and not recurrent,
+    )
+
+
+def _meta(model: Any, key: str) -> str | None:
+    """A metadata value as llama.cpp prints it."""
+    buffer = ctypes.create_string_buffer(_META_BYTES)
+    length = llama.llama_model_meta_val_str(model, key.encode(), buffer, _META_BYTES)
+    return buffer.value.decode("utf-8", errors="replace") if length >= 0 else None
+
+
+def _load_error(what: str, errors: Sequence[str]) -> ModelLoadError:
+    """llama.cpp returns nothing but NULL: what went wrong is in its log."""
+    reason = logs.reason(errors)
+    return ModelLoadError(f"{what}: {reason}", invalid=not logs.is_memory_trouble(errors))

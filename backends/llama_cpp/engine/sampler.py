@@ -1,0 +1,193 @@
+"""How the next token is chosen: the order of the stages, and the two samplers that carry them out.
+
+Greedy requests without penalties need one argmax over the logits; all others get a llama.cpp sampler chain of
+their own. Must never accept a token twice: `llama_sampler_sample` already does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
+
+from backends.llama_cpp.engine.types import Sampling
+
+_SEEDS = 2**32 - 1
+"""Seeds are below this: 0xFFFFFFFF asks llama.cpp for a random one."""
+
+Logits = npt.NDArray[np.float32]
+
+
+class Stage(Enum):
+    """One sampler of a chain."""
+
+    LOGIT_BIAS = "logit_bias"
+    PENALTIES = "penalties"
+    TOP_K = "top_k"
+    TOP_P = "top_p"
+    MIN_P = "min_p"
+    TEMPERATURE = "temperature"
+    GREEDY = "greedy"
+    DIST = "dist"
+
+
+class SamplingError(Exception):
+    """The request's sampler settings make no sampler for this model."""
+
+
+class Sampler(Protocol):
+    def sample(self, logits: Logits, ctx: int, output: int) -> int:
+        """The next token. `logits` is the row of the batch token number `output`, and may be written to."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def stages(sampling: Sampling, *, biased: bool) -> tuple[Stage, ...]:
+    """The stages of a request in llama.cpp's default order (common_params_sampling), without those that do nothing.
+
+    `biased` says that some logits are to be changed first. At temperature 0 only what moves the maximum is left.
+    """
+    order = [Stage.LOGIT_BIAS] if biased else []
+    if sampling.repeat_last_n != 0 and (
+        sampling.repeat_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+    ):
+        order.append(Stage.PENALTIES)
+    if sampling.temperature <= 0:
+        return (*order, Stage.GREEDY)
+    if sampling.top_k > 0:
+        order.append(Stage.TOP_K)
+    if sampling.top_p < 1.0:
+        order.append(Stage.TOP_P)
+    if sampling.min_p > 0.0:
+        order.append(Stage.MIN_P)
+    if sampling.temperature != 1.0:
+        order.append(Stage.TEMPERATURE)
+    return (*order, Stage.DIST)
+
+
+def merged_bias(sampling: Sampling, eog_tokens: Iterable[int], suppressed: Iterable[int]) -> dict[int, float]:
+    """Bias per token: the request's, tokens the model says are never to be sampled, and every end token if ignored."""
+    bias: dict[int, float] = {}
+    for token, value in sampling.logit_bias:
+        bias[token] = bias.get(token, 0.0) + value
+    banned = (*suppressed, *eog_tokens) if sampling.ignore_eos else tuple(suppressed)
+    bias.update(dict.fromkeys(banned, -math.inf))
+    return bias
+
+
+def check_bias(bias: dict[int, float], n_vocab: int) -> None:
+    """Raises `SamplingError` for a token outside the vocabulary, not a number, or a ban on everything."""
+    for token, value in bias.items():
+        if not 0 <= token < n_vocab:
+            raise SamplingError(f"logit_bias names token {token}; the vocabulary has {n_vocab}")
+        if math.isnan(value):
+            raise SamplingError(f"logit_bias of token {token} is not a number")
+    if sum(value == -math.inf for value in bias.values()) >= n_vocab:
+        raise SamplingError("logit_bias bans every token of the vocabulary")
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """The seed of one of several choices: they follow the request's, so each is reproducible by itself."""
+    return (seed + index) % _SEEDS
+
+
+class GreedySampler:
+    """The largest logit after the bias; the first of equals, as llama.cpp's own greedy sampler has it."""
+
+    __slots__ = ("_tokens", "_values")
+
+    def __init__(self, bias: dict[int, float]) -> None:
+        self._tokens = np.fromiter(bias.keys(), dtype=np.intp, count=len(bias)) if bias else None
+        self._values = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
+
+    def sample(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002 (the chain needs them)
+        if self._tokens is not None:
+            logits[self._tokens] += self._values
+        return int(logits.argmax())
+
+    def close(self) -> None:
+        pass
+
+
+class ChainSampler:
+    """A llama.cpp sampler chain. It keeps the request's random state and penalties across preemption."""
+
+    __slots__ = ("_chain",)
+
+    def __init__(
+        self, order: Sequence[Stage], sampling: Sampling, bias: dict[int, float], seed: int, n_vocab: int, n_ctx: int
+    ) -> None:
+        self._chain: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        for stage in order:
+            part = _init(stage, sampling, bias, seed, n_vocab, n_ctx)
+            if not part:
+                self.close()
+                raise SamplingError(f"llama.cpp refuses the sampler {stage.value} with these settings")
+            llama.llama_sampler_chain_add(self._chain, part)
+
+    def accept(self, tokens: Iterable[int]) -> None:
+        """Let the penalties see tokens that were not sampled here: the prompt."""
+        for token in tokens:
+            llama.llama_sampler_accept(self._chain, token)
+
+    def sample(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002 (the greedy one needs it)
+        return int(llama.llama_sampler_sample(self._chain, ctx, output))
+
+    def close(self) -> None:
+        """Free the chain and its stages. The sampler is of no use afterwards; closing twice is harmless."""
+        chain, self._chain = self._chain, None
+        if chain:
+            llama.llama_sampler_free(chain)
+
+
+def make_sampler(
+    sampling: Sampling,
+    prompt: Sequence[int],
+    seed: int,
+    *,
+    eog_tokens: Iterable[int],
+    suppressed: Iterable[int],
+    n_vocab: int,
+    n_ctx: int,
+) -> Sampler:
+    """The sampler of one choice. `n_ctx` (tokens) is how far `repeat_last_n` -1 looks back. Raises `SamplingError`."""
+    bias = merged_bias(sampling, eog_tokens, suppressed)
+    check_bias(bias, n_vocab)
+    order = stages(sampling, biased=bool(bias))
+    if order[-1] is Stage.GREEDY and Stage.PENALTIES not in order:
+        return GreedySampler(bias)
+    chain = ChainSampler(order, sampling, bias, seed, n_vocab, n_ctx)
+    if Stage.PENALTIES in order:
+        last_n = sampling.repeat_last_n
+        chain.accept(prompt if last_n < 0 else prompt[-last_n:])
+    return chain
+
+
+def _init(stage: Stage, sampling: Sampling, bias: dict[int, float], seed: int, n_vocab: int, n_ctx: int) -> Any:
+    match stage:
+        case Stage.LOGIT_BIAS:
+            entries = (llama.llama_logit_bias * len(bias))(*(llama.llama_logit_bias(*item) for item in bias.items()))
+            return llama.llama_sampler_init_logit_bias(n_vocab, len(bias), entries)
+        case Stage.PENALTIES:
+            last_n = n_ctx if sampling.repeat_last_n < 0 else min(sampling.repeat_last_n, n_ctx)
+            return llama.llama_sampler_init_penalties(
+                n_vocab, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+            )
+        case Stage.TOP_K:
+            return llama.llama_sampler_init_top_k(min(sampling.top_k, n_vocab))
+        case Stage.TOP_P:
+            return llama.llama_sampler_init_top_p(sampling.top_p, 1)
+        case Stage.MIN_P:
+            return llama.llama_sampler_init_min_p(sampling.min_p, 1)
+        case Stage.TEMPERATURE:
+            return llama.llama_sampler_init_temp(sampling.temperature)
+        case Stage.GREEDY:
+            return llama.llama_sampler_init_greedy()
+        case Stage.DIST:
+            return llama.llama_sampler_init_dist(seed)

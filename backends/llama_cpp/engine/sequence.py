@@ -1,0 +1,71 @@
+"""The engine's own records of a generating request and its choices. Data with a little arithmetic.
+
+Must never call llama.cpp: `generate` does, and keeps these records true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backends.llama_cpp.engine.detokenize import TextStream
+from backends.llama_cpp.engine.sampler import Sampler
+from backends.llama_cpp.engine.types import Ended, Generate
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One Generate request while it is served."""
+
+    request: Generate
+    order: int
+    """Arrival number: smaller is older."""
+    live: dict[int, Sequence] = field(default_factory=dict)
+    """Choices that have not finished, by index."""
+    cached_tokens: int | None = None
+    """Prompt tokens found in the cache at the first admission."""
+    prefilled: bool = False
+    """The whole prompt has been in the cache once, and the client has been told."""
+    completion_tokens: int = 0
+
+    def ended(self, error: str | None) -> Ended:
+        return Ended(
+            request_id=self.request.request_id,
+            prompt_tokens=len(self.request.prompt),
+            cached_tokens=self.cached_tokens or 0,
+            completion_tokens=self.completion_tokens,
+            error=error,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice. It waits while `seq_id` is None and runs otherwise.
+
+    `tokens` is the prompt and what was generated; `cells` has one entry for each of them that is in the cache,
+    from the first. What lies between the two lengths is yet to be decoded, and is never nothing.
+    """
+
+    job: Job
+    index: int
+    tokens: list[int]
+    limit: int
+    """Tokens, prompt included, at which the choice ends with LENGTH."""
+    sampler: Sampler
+    text: TextStream
+    seq_id: int | None = None
+    cells: list[int] = field(default_factory=list)
+    unsent_tokens: int = 0
+    """Generated since the last Piece."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.job.order, self.index
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - len(self.cells)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it should wait for the first choice to bring their prompt into the cache."""
+        return self.index > 0 and not self.job.prefilled
