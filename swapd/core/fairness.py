@@ -6,7 +6,7 @@ a request one class every `AGEING_S`, so nothing starves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from swapd.core.ledger import Model, Request
 
@@ -34,16 +34,20 @@ def next_request(waiting: Iterable[Request], served_tokens: Mapping[str, float],
     )
 
 
-def welcome(model: Model, client: str, active_clients: Iterable[str]) -> None:
+def welcome(model: Model, client: str, active_clients: Collection[str]) -> None:
     """Note that a client arrives. One that was away starts level with the least served of those at work.
 
     Otherwise a newcomer's empty account would let it push everyone aside until it had caught up with tokens
-    served long ago. Source: virtual token counter, Sheng et al., OSDI 2024, algorithm 2.
+    served long ago. When nobody is at work, the client that left last stands for them. One that is at work
+    keeps its account: being behind is its claim to be next. Source: virtual token counter, Sheng et al.,
+    OSDI 2024, algorithm 2.
     """
-    others = [model.served_tokens.get(other, 0.0) for other in active_clients if other != client]
-    mine = model.served_tokens.pop(client, 0.0)
     # Taken out and put back so that the dict's order is the order of last arrivals.
-    model.served_tokens[client] = max(mine, min(others)) if others else mine
+    mine = model.served_tokens.pop(client, 0.0)
+    if client not in active_clients:
+        peers = active_clients or [next(reversed(model.last_seen_s), client)]
+        mine = max(mine, min(model.served_tokens.get(peer, mine) for peer in peers))
+    model.served_tokens[client] = mine
     while len(model.served_tokens) > MAX_CLIENTS:
         del model.served_tokens[next(iter(model.served_tokens))]
 
