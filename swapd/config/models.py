@@ -28,7 +28,6 @@ from swapd.config.readers import (
     read_bool,
     read_keys,
     read_texts,
-    scalar,
     text_at,
     time,
     unknown_key,
@@ -203,9 +202,10 @@ class ModelReader:
         """The backend a place names, or the default one; None after noting that it is not installed."""
         if place is None:
             return self.backends.get(DEFAULT_BACKEND)
-        if not isinstance(place.node, Scalar):
-            return None
-        name = scalar(place, "the name of a backend").text
+        try:
+            name = text_at(place)
+        except Trouble:
+            return None  # noted where the key itself is read
         backend = self.backends.get(name)
         if backend is None:
             message = f"no backend {shown(name)} is installed; installed: {', '.join(sorted(self.backends)) or 'none'}"
@@ -251,10 +251,12 @@ class ModelReader:
             aliases = block(place).get("aliases") if not isinstance(place.node, Scalar | Sequence) else None
             if aliases is None or not isinstance(aliases.node, Sequence):
                 continue
+            own: set[str] = set()
             for item in items(aliases, most=len(aliases.node.items)):
-                if not isinstance(item.node, Scalar):
+                if not isinstance(item.node, Scalar) or item.node.text in own:
                     continue
                 name = item.node.text
+                own.add(name)
                 line, key = taken.setdefault(name, (item.line, item.key))
                 if (line, key) != (item.line, item.key):
                     self.problems.add(item.line, item.key, f"{shown(name)} is taken by {key} on line {line}")

@@ -14,6 +14,7 @@ from pathlib import Path
 MAX_PROBLEMS = 20
 """Kept and printed; further ones are only counted."""
 MAX_SHOWN_CHARS = 60
+MAX_MESSAGE_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,9 +36,10 @@ class ConfigError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.path}:{problem.line}: {problem.key}: {problem.message}" for problem in self.problems]
+        path = printable(str(self.path))
+        lines = [f"{path}:{problem.line}: {problem.key}: {problem.message}" for problem in self.problems]
         if self.dropped:
-            lines.append(f"{self.path}: and {self.dropped} more")
+            lines.append(f"{path}: and {self.dropped} more")
         return "\n".join(lines)
 
 
@@ -53,7 +55,7 @@ class Problems:
 
     def add(self, line: int, key: str, message: str) -> None:
         """Note one problem. The same one twice (a default that every model inherits) counts once."""
-        problem = Problem(line, key, message)
+        problem = Problem(line, printable(key), printable(message)[:MAX_MESSAGE_CHARS])
         if problem in self._kept:
             return
         if len(self._kept) < MAX_PROBLEMS:
@@ -65,6 +67,11 @@ class Problems:
         """Raises `ConfigError` with everything noted so far, in the file's order."""
         if self._kept:
             raise ConfigError(path, sorted(self._kept), self._dropped)
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could break a line or speak to a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shown(text: str) -> str:

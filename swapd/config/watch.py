@@ -76,7 +76,8 @@ def watched_directories(path: Path) -> tuple[Path, ...]:
         if target.startswith("/"):
             at, parts = Path("/"), parts[1:]
         rest = [*parts, *rest]
-    found.append(_nearest_existing(at.parent))
+    else:
+        found.append(_nearest_existing(at.parent))
     return tuple(dict.fromkeys(found))
 
 
