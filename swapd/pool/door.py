@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -46,10 +46,10 @@ class Door(Protocol):
         """The newest output lines of the model's current or last worker, oldest first."""
         ...
 
-    def follow_logs(self, model_id: str) -> AsyncIterator[str]:
+    def follow_logs(self, model_id: str) -> AsyncGenerator[str, None]:
         """The same lines, then each further one as it comes."""
         ...
 
-    def happenings(self) -> AsyncIterator[Happening]:
+    def happenings(self) -> AsyncGenerator[Happening, None]:
         """The newest happenings, then each further one as it comes."""
         ...

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,10 @@ class _Job:
 
     make: Callable[[], ev.Event]
     done: asyncio.Future[None]
+
+
+def _closed() -> ShuttingDownError:
+    return ShuttingDownError("swapd is shutting down; try again in a moment", retry_after_s=5.0)
 
 
 class Pool:
@@ -103,13 +107,25 @@ class Pool:
             async with self._tasks:
                 while not (self._ledger.closing and not self._ledger.workers):
                     self._take(await self._inbox.get())
+                self._close()
         finally:
-            self._ended = True
-            if self._timer is not None:
-                self._timer.cancel()
-            for grant in self._grants.values():
-                if not grant.done():
-                    grant.set_exception(ShuttingDownError("swapd is shutting down", retry_after_s=5.0))
+            self._close()
+
+    def _close(self) -> None:
+        """No event is taken from here on: whoever waits for one to be is told."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        while not self._inbox.empty():
+            item = self._inbox.get_nowait()
+            if isinstance(item, _Job) and not item.done.done():
+                item.done.set_exception(_closed())
+        for grant in self._grants.values():
+            if not grant.done():
+                grant.set_exception(_closed())
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(_closed())
 
     def post(self, event: ev.Event) -> None:
         """Put an event into the inbox. Never waits: who posts is bounded by requests, workers and timers."""
@@ -117,6 +133,8 @@ class Pool:
 
     async def _do(self, make: Callable[[], ev.Event]) -> None:
         """Have the loop make an event and take it; return when it has."""
+        if self._ended:
+            raise _closed()
         job = _Job(make, self._loop.create_future())
         self._inbox.put_nowait(job)
         await job.done
@@ -219,9 +237,9 @@ class Pool:
     @asynccontextmanager
     async def lease(self, ticket: Ticket) -> AsyncIterator[Lease]:
         """See `Door.lease`."""
-        if self._ended:
-            raise ShuttingDownError("swapd is shutting down", retry_after_s=5.0)
         await self._refresh_before_load(ticket.model_id)
+        if self._ended:
+            raise _closed()
         self._sequence += 1
         # Clients choose request ids and may choose the same one twice; the ledger's are unique.
         request_id = f"{ticket.request_id}.{self._sequence}"
@@ -306,10 +324,10 @@ class Pool:
         output = self._outputs.get(model_id)
         return output.newest() if output is not None else []
 
-    def follow_logs(self, model_id: str) -> AsyncIterator[str]:
+    def follow_logs(self, model_id: str) -> AsyncGenerator[str, None]:
         return self._outputs.setdefault(model_id, Ring(OUTPUT_LINES)).follow()
 
-    def happenings(self) -> AsyncIterator[Happening]:
+    def happenings(self) -> AsyncGenerator[Happening, None]:
         return self._happenings.follow()
 
     def status(self) -> Status:
@@ -382,7 +400,7 @@ class Pool:
         One look serves everyone who asks at the same time. What the ledger says here saves work and gates
         nothing: the core decides from the inspection that is current when the request arrives.
         """
-        if model_id not in self._entries or any(self._ledger.workers_of(model_id)):
+        if self._ended or model_id not in self._entries or any(self._ledger.workers_of(model_id)):
             return
         refresh = self._refreshes.get(model_id)
         if refresh is None:
@@ -406,4 +424,6 @@ class Pool:
                 self._entries = {**self._entries, model_id: fresh}
             return self._models_changed()
 
-        await self._do(swap)
+        # A shutdown may come first; then nobody needs the news.
+        with suppress(ShuttingDownError):
+            await self._do(swap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -29,7 +29,7 @@ class Ring(Generic[Item]):
         """Everything kept, oldest first."""
         return list(self._items)
 
-    async def follow(self) -> AsyncIterator[Item]:
+    async def follow(self) -> AsyncGenerator[Item, None]:
         """Everything kept, then each further item, until the iterator is closed."""
         queue: asyncio.Queue[Item] = asyncio.Queue(self._capacity)
         for item in self._items:

@@ -1,0 +1,216 @@
+"""The composition root: builds every part, owns the root task group, the signals and the order of shutdown.
+
+Must never schedule, serve or translate anything itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from backends.base import Backend
+from backends.registry import installed_backends
+from swapd import __version__
+from swapd.config import diff, watch
+from swapd.config.load import load
+from swapd.config.problems import ConfigError
+from swapd.config.schema import Config
+from swapd.errors import ShuttingDownError
+from swapd.http.listen import serve
+from swapd.http.server import make_app
+from swapd.observe import logs
+from swapd.observe.metrics import Metrics
+from swapd.pool.devices import discover
+from swapd.pool.pool import Pool
+from swapd.pool.status import Status
+from swapd.system import activation, directories, lock
+from swapd.system.notify import Notifier, watchdog_interval_s
+
+log = structlog.get_logger()
+
+GIB = 1024 * 1024 * 1024
+WORKERS_PREFIX = "workers-"
+EXTEND_S = 10.0
+"""While the daemon drains, the service manager is told this often that it needs this much longer."""
+
+
+def run(path: Path | None, config: Config, backends: Mapping[str, Backend] | None = None) -> int:
+    """Run the daemon until it is told to stop; returns the exit code. Raises `StartupError`.
+
+    `path` is the file that `config` came from and that is watched, or None. The addresses of `config` stay in
+    force whatever a changed file says.
+    """
+    logs.set_up()
+    os.umask(0o077)
+    state_dir = directories.state_dir(config.server.state_dir, os.environ, Path.home())
+    runtime_dir = directories.runtime_dir(
+        config.server.runtime_dir, os.environ, Path(tempfile.gettempdir()), os.getuid()
+    )
+    directories.prepare_state_dir(state_dir, os.getuid())
+    directories.prepare_runtime_dir(runtime_dir, os.getuid())
+    with ExitStack() as held:
+        for directory in {state_dir, runtime_dir}:
+            held.enter_context(lock.hold(directory, os.getpid()))
+        sockets_dir = held.enter_context(_sockets_dir(runtime_dir))
+        known = installed_backends() if backends is None else backends
+
+        async def main() -> int:
+            return await _Daemon(path, config, known, sockets_dir).main()
+
+        return asyncio.run(main())
+
+
+@contextlib.contextmanager
+def _sockets_dir(runtime_dir: Path) -> Iterator[Path]:
+    """A fresh directory for the workers' sockets. What an earlier daemon left is removed: the lock is ours."""
+    for left in runtime_dir.glob(f"{WORKERS_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=WORKERS_PREFIX, dir=runtime_dir) as directory:
+        yield Path(directory)
+
+
+class _Daemon:
+    """One run of the daemon. Made inside its event loop."""
+
+    def __init__(self, path: Path | None, config: Config, backends: Mapping[str, Backend], sockets_dir: Path) -> None:
+        self._path = path
+        self._config = config
+        self._backends = backends
+        self._notifier = Notifier.take_from(os.environ)
+        self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
+        self._metrics = Metrics()
+        self._pool = Pool(backends, discover(), sockets_dir, self._metrics, __version__)
+        self._metrics.watch(self._pool.status)
+        self._stop = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+
+    async def main(self) -> int:
+        """Serve until a signal, drain, and return the exit code."""
+        app = make_app(self._pool, self._pool.config, self._metrics)
+        sockets = activation.take_sockets(os.environ, os.getpid())
+        identity = None if self._path is None else watch.identify(self._path)
+        with self._signals():
+            async with asyncio.TaskGroup() as root:
+                pool = root.create_task(self._pool.run(), name="pool")
+                await self._pool.configure(self._config)
+                async with serve(app, self._config.server.listen, sockets=sockets) as addresses:
+                    log.info("serving", addresses=addresses, models=len(self._config.models), version=__version__)
+                    self._notifier.ready(self._status_line())
+                    async with asyncio.TaskGroup() as helpers:
+                        around = [helpers.create_task(self._tell_status(), name="status line")]
+                        around.append(helpers.create_task(self._reload_when_asked(), name="reload"))
+                        if self._watchdog_s is not None:
+                            around.append(helpers.create_task(self._ping(self._watchdog_s), name="watchdog"))
+                        if self._path is not None:
+                            around.append(helpers.create_task(self._watch(self._path, identity), name="watch"))
+                        await self._stop.wait()
+                        await self._drain(pool)
+                        for task in around:
+                            task.cancel()
+        log.info("stopped")
+        return 0
+
+    async def _drain(self, pool: asyncio.Task[None]) -> None:
+        """Refuse what is new, let running streams finish, wait until every worker is gone."""
+        status = self._pool.status()
+        log.info("draining", running=status.requests.running, drain_s=self._pool.config().server.drain_s)
+        self._notifier.stopping(f"draining {status.requests.running} requests")
+        self._pool.shutdown()
+        while not pool.done():
+            self._notifier.extend_timeout(2 * EXTEND_S)
+            await asyncio.wait({pool}, timeout=EXTEND_S)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT drain, the second one stops at once; SIGHUP reloads."""
+        loop = asyncio.get_running_loop()
+        main = asyncio.current_task()
+        assert main is not None
+
+        def stop() -> None:
+            if self._stop.is_set():
+                main.cancel()
+            self._stop.set()
+
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: self._reload_asked.set}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    # -- configuration -----------------------------------------------------------------------------------------
+
+    async def _watch(self, path: Path, known: watch.FileIdentity | None) -> None:
+        async with contextlib.aclosing(watch.changes(path, self._stop, known=known)) as changes:
+            async for _ in changes:
+                self._reload_asked.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            if self._path is None:
+                log.warning("nothing to reload: this daemon has no configuration file")
+                continue
+            self._notifier.reloading(time.monotonic())
+            await self._reload(self._path)
+            self._notifier.ready(self._status_line())
+
+    async def _reload(self, path: Path) -> None:
+        """Take over the file if all of it is valid; otherwise keep what is in force and say why."""
+        try:
+            config = await asyncio.to_thread(load, path, self._backends)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.error(line, kind="config_refused")
+            self._pool.keep_config(str(error))
+            self._metrics.config_reloaded("refused")
+            return
+        changes = diff.diff(self._config, config)
+        log.info("configuration reloaded", changes=str(changes))
+        self._config = config
+        with contextlib.suppress(ShuttingDownError):
+            await self._pool.configure(config)
+        self._metrics.config_reloaded("applied")
+
+    # -- the service manager -----------------------------------------------------------------------------------
+
+    async def _ping(self, interval_s: float) -> None:
+        """Ping the watchdog as long as the event loop turns and the scheduler takes events."""
+        while True:
+            with contextlib.suppress(ShuttingDownError):
+                await self._pool.heartbeat()
+            self._notifier.watchdog()
+            await asyncio.sleep(interval_s)
+
+    async def _tell_status(self) -> None:
+        async with contextlib.aclosing(self._pool.happenings()) as happenings:
+            async for _ in happenings:
+                self._notifier.status(self._status_line())
+
+    def _status_line(self) -> str:
+        return status_line(self._pool.status())
+
+
+def status_line(status: Status) -> str:
+    """One line for `systemctl status`: models that are up, requests, memory."""
+    up = [f"{model.id} {model.state}" for model in status.models if model.state != "unloaded"]
+    memory = [
+        f"{device.name} {device.reserved_bytes / GIB:.1f}/{device.budget_bytes / GIB:.1f} GiB"
+        for device in status.devices
+    ]
+    requests = f"{status.requests.running} running, {status.requests.waiting} waiting"
+    return " | ".join([f"{len(up)}/{len(status.models)} models up", *up[:8], requests, *memory])
