@@ -223,14 +223,16 @@ def compute_buffer(dims: Dimensions, plan: ContextPlan) -> int:
     kv = max(dims.n_head_kv) * max(dims.key_length, dims.value_length)
     if plan.flash_attn:
         mask = 2 * n_kv * n_tokens
-        attention = 4 * n_tokens * (2 * dims.n_embd + 2 * q + 2 * kv)
+        attention = 4 * n_tokens * (dims.n_embd + 3 * q + 2 * kv)
         feed_forward = 4 * n_tokens * (3 * dims.n_ff + q + 3 * dims.n_embd)
     else:
         mask = 4 * n_kv * n_tokens
-        attention = 4 * n_tokens * (dims.n_head * n_kv + 3 * dims.n_embd + 2 * q + 2 * kv)
+        attention = 4 * n_tokens * (dims.n_head * n_kv + 2 * dims.n_embd + 3 * q + 2 * kv)
         feed_forward = 4 * n_tokens * (3 * dims.n_ff + 5 * dims.n_embd)
     n_outputs = min(n_tokens, plan.n_outputs_max)
     logits = 4 * (dims.n_vocab * n_outputs + 2 * dims.n_embd * (n_tokens + n_outputs))
+    if plan.embeddings:
+        logits += mask
     inputs = 4 * 8 * n_tokens
     return max(mask + max(attention, feed_forward), logits) + inputs
 

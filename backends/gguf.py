@@ -121,7 +121,7 @@ def read_header(path: Path) -> GgufHeader:
     files = shard_paths(path, first.integer("split.no") or 0, count)
     tensors = list(first.tensors)
     for index, file in enumerate(files[1:], start=1):
-        if not file.exists():
+        if not os.path.exists(file):  # Path.exists raises where the directory may not be searched
             raise InvalidModelError(
                 f"{path}: the model is split into {count} files and {file.name} is missing beside it; download it too"
             )
@@ -162,24 +162,24 @@ def _check_whole(path: Path, first: GgufHeader, tensors: list[Tensor]) -> None:
 
 def _read_file(path: Path) -> GgufHeader:
     try:
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidModelError(f"{path}: is not a regular file")
+            return parse_header(file, status.st_size, path)
     except FileNotFoundError:
         raise InvalidModelError(f"{path}: no such file; check `path`") from None
     except PermissionError:
         raise InvalidModelError(f"{path}: this user may not read the file; check its permissions") from None
+    except IsADirectoryError:
+        raise InvalidModelError(f"{path}: is a directory; name the .gguf file in it") from None
     except (OSError, ValueError) as error:
-        raise InvalidModelError(f"{path}: cannot be opened: {error}") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise InvalidModelError(f"{path}: is a directory; name the .gguf file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{path}: is not a regular file")
-        try:
-            return parse_header(file, status.st_size, path)
-        except OSError as error:
-            raise InvalidModelError(f"{path}: cannot be read: {error}") from None
+        raise InvalidModelError(f"{path}: cannot be read: {error}") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opening a FIFO would otherwise wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parse_header(file: BinaryIO, size_bytes: int, path: Path) -> GgufHeader:

@@ -159,8 +159,8 @@ def check_settings(header: GgufHeader, dims: Dimensions, settings: LlamaCppSetti
         block = TENSOR_TYPES_BY_NAME[kind].block_size
         if head_size % block:
             raise InvalidModelError(
-                f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, the model's have {head_size}; "
-                "use f16"
+                f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, "
+                f"the model's have {head_size}; use f16"
             )
 
 
