@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ class ModelReader:
             elif any(name in setting_names(backend.settings_type) for backend in self.backends.values()):
                 inherited[name] = place
             else:
-                self.problems.add(place.line, place.key, self._unknown(name, tuple(self.backends)))
+                self.problems.add(place.line, place.key, partial(self._unknown, name, tuple(self.backends)))
         read_keys(common, MODEL_KEYS, self.problems)
         self._check_default_settings(inherited)
         return inherited
@@ -239,10 +240,11 @@ class ModelReader:
         return None if read is None else Model(id=model_id, settings=read, **fields)
 
     def _note_unknown(self, name: str, place: Place, owner: Place, backend: Backend, *, inherited: bool) -> None:
-        message = self._unknown(name, (backend.name,))
         if inherited:
             message = f"{owner.key} has the backend {backend.name}, which has no key {name}; set it in the models only"
-        self.problems.add(place.line, place.key, message)
+            self.problems.add(place.line, place.key, message)
+        else:
+            self.problems.add(place.line, place.key, partial(self._unknown, name, (backend.name,)))
 
     def _check_names(self, entries: Mapping[str, Place]) -> None:
         """Every id and alias leads to one model; a clash names both lines."""

@@ -7,7 +7,7 @@ and escaped, because these lines go to terminals, logs and the status page.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,14 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self._kept)
 
-    def add(self, line: int, key: str, message: str) -> None:
-        """Note one problem. The same one twice (a default that every model inherits) counts once."""
+    def add(self, line: int, key: str, message: str | Callable[[], str]) -> None:
+        """Note one problem. The same one twice (a default that every model inherits) counts once.
+
+        A message that takes work, such as a search for close names, is given as a function: beyond the bound it
+        is never called, so that a file of nothing but mistakes is refused in good time.
+        """
+        if callable(message):
+            message = "" if len(self._kept) >= MAX_PROBLEMS else message()
         problem = Problem(line, printable(key), printable(message)[:MAX_MESSAGE_CHARS])
         if problem in self._kept:
             return

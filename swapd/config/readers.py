@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def read_keys(places: Mapping[str, Place], keys: Mapping[str, Key], problems: Pr
     for name, place in places.items():
         key = keys.get(name)
         if key is None:
-            problems.add(place.line, place.key, unknown_key(name, keys, by_field))
+            problems.add(place.line, place.key, partial(unknown_key, name, keys, by_field))
             continue
         try:
             fields[key.field] = key.read(place, problems)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def setting_names(settings_type: type[Settings]) -> dict[str, structs.FieldInfo]:
+@cache
+def setting_names(settings_type: type[Settings]) -> Mapping[str, structs.FieldInfo]:
     """The keys a backend knows, in the order it declares them."""
     return {field.encode_name: field for field in structs.fields(settings_type)}
 

@@ -224,6 +224,15 @@ def test_the_list_of_problems_is_bounded_and_says_how_many_are_left_out(backends
     assert lines[-1] == "swapd.yaml: and 480 more"
 
 
+def test_a_file_of_nothing_but_mistakes_searches_for_close_names_only_as_often_as_it_shows_them(backends, monkeypatch):
+    searches = []
+    monkeypatch.setattr("swapd.config.readers.close_names", lambda name, known: searches.append(name) or "")
+    keys = "".join(f"  n_ctx{index}: 3\n" for index in range(5000))
+    lines = refusal(f"defaults:\n{keys}queue:\n{keys}models: {{}}", backends)
+    assert lines[-1] == "swapd.yaml: and 9980 more"
+    assert len(searches) == MAX_PROBLEMS
+
+
 def test_a_combination_that_the_backend_refuses_names_the_key(backends):
     [line] = refusal("models:\n  m:\n    path: x\n    flash_attn: false\n    type_v: q8_0\n", backends)
     assert line.startswith("swapd.yaml:5: models.m.type_v: type_v q8_0 needs flash_attn")
