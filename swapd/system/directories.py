@@ -12,8 +12,8 @@ from pathlib import Path
 
 from swapd.errors import StartupError
 
-MAX_RUNTIME_DIR_BYTES = 80
-"""A Unix socket's address holds 107 bytes (unix(7)); the rest is for the workers' socket names."""
+MAX_RUNTIME_DIR_BYTES = 72
+"""A Unix socket's address holds 107 bytes (unix(7)); the rest is for the workers' own directory and socket names."""
 
 
 def state_dir(setting: Path | None, environ: Mapping[str, str], home: Path) -> Path:

@@ -1,0 +1,112 @@
+"""The commands and their options. Importing this loads no command: each is imported when it is run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from swapd import __version__
+from swapd.cli.places import CONFIG_HELP
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """`environ` gives `SWAPD_URL`, the default of `--url`."""
+    parser = argparse.ArgumentParser(
+        prog="swapd",
+        description="Serves many GGUF models from one machine's memory, behind one OpenAI-compatible API.",
+        epilog="exit codes: 0 done, 1 the request failed, 2 the command line is wrong",
+    )
+    parser.add_argument("--version", action="version", version=f"swapd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_local_commands(commands)
+    _add_client_commands(commands, environ)
+    return parser
+
+
+def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = _add(commands, "serve", "local:serve", "run the daemon")
+    source = serve.add_mutually_exclusive_group()
+    source.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+    source.add_argument("--demo", action="store_true", help="serve the demonstration list instead of a file")
+    serve.add_argument("--listen", metavar="HOST:PORT", type=_listen, help="in place of server.listen")
+
+    _add(commands, "demo", "tour:demo", "start a daemon, ask two models in turn, watch them being swapped")
+
+    check = _add(commands, "check", "local:check", "say what is wrong with a configuration and its models' files")
+    check.add_argument("file", metavar="FILE", type=Path)
+
+    estimate = _add(commands, "estimate", "local:estimate", "say how much memory a model takes, before it runs")
+    estimate.add_argument("models", metavar="MODEL|FILE.gguf", nargs="+", help="a configured model, or a model's file")
+    estimate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+    _add_json(estimate)
+
+    _add_json(_add(commands, "devices", "local:devices", "list the memories that models can be placed in"))
+
+
+def _add_client_commands(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], environ: Mapping[str, str]
+) -> None:
+    ps = _add(commands, "ps", "remote:ps", "list the models and what they are doing")
+    _add_json(ps)
+    load = _add(commands, "load", "remote:load", "load a model and wait until it is ready")
+    load.add_argument("model", metavar="MODEL")
+    unload = _add(commands, "unload", "remote:unload", "unload a model and wait until it is gone")
+    unload.add_argument("model", metavar="MODEL")
+    logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
+    logs.add_argument("model", metavar="MODEL", nargs="?")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
+    for command in (ps, load, unload, logs):
+        command.add_argument(
+            "--url",
+            type=_url,
+            default=environ.get("SWAPD_URL") or None,
+            help="the daemon: http://HOST:PORT, HOST:PORT or unix:/path; else $SWAPD_URL, else the configuration's",
+        )
+        command.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, target: str, summary: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.set_defaults(run=_deferred(target))
+    return parser
+
+
+def _deferred(target: str) -> Command:
+    """The function `module:name` of this package, imported when it is called."""
+    module, _, name = target.partition(":")
+
+    def run(arguments: argparse.Namespace) -> int:
+        command: Command = getattr(import_module(f"swapd.cli.{module}"), name)
+        return command(arguments)
+
+    return run
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON: sizes in bytes, times in seconds")
+
+
+def _listen(text: str) -> str:
+    from swapd.config.address import parse_address
+
+    return _checked(text, parse_address)
+
+
+def _url(text: str) -> str:
+    from swapd.client import daemon_address
+
+    return _checked(text, daemon_address)
+
+
+def _checked(text: str, parse: Callable[[str], object]) -> str:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
