@@ -223,6 +223,7 @@ class Ledger:
             state=WorkerState.LAUNCHING,
             launched_at_s=now_s,
             last_progress_s=now_s,
+            idle_since_s=now_s,
         )
         self.next_worker_id += 1
         self.workers[worker.id] = worker

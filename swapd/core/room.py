@@ -49,13 +49,14 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
             model.claim = None
     for model in needy:
         ways = options(model.spec, list(ledger.devices))
-        free = {name: ledger.free_bytes(name) - claimed[name] for name in ledger.devices}
+        soon = {name: ledger.free_bytes(name) + ledger.leaving_bytes(name) - claimed[name] for name in ledger.devices}
+        free = {name: min(ledger.free_bytes(name), soon[name]) for name in ledger.devices}
         placement = place(ways, free)
         if placement is not None:
             model.claim = None
             _launch(ledger, model, placement, now_s, effects)
             continue
-        model.claim = _claim(ledger, model, ways, free, now_s, effects)
+        model.claim = _claim(ledger, model, ways, soon, now_s, effects)
         if model.claim is not None:
             for name, size_bytes in model.claim.device_bytes.items():
                 claimed[name] += size_bytes
@@ -71,31 +72,52 @@ def _claim(
     ledger: Ledger,
     model: Model,
     ways: Sequence[Placement],
-    free: dict[str, int],
+    soon: dict[str, int],
     now_s: float,
     effects: list[Effect],
 ) -> Placement | None:
     """The placement whose room is coming, after asking the cheapest sufficient victims to leave."""
-    soon = {name: free[name] + ledger.leaving_bytes(name) for name in ledger.devices}
     held = [model.claim] if model.claim in ways else []
     for way in [*(way for way in held if way is not None), *ways]:
         if fits(way.device_bytes, soon):
             return way
     candidates = _candidates(ledger, model, now_s)
+    if _is_at_bound(model, now_s):
+        candidates += _loading(ledger, now_s)
     cost_s = {candidate.worker_id: candidate.cost_s for candidate in candidates}
     found: list[tuple[bool, float, Placement, list[int]]] = []
     for way in ways:
         victims = choose_victims(shortage(way.device_bytes, soon), candidates)
         if victims is not None:
-            busy = any(ledger.workers[worker_id].running for worker_id in victims)
+            busy = any(candidate.busy for candidate in candidates if candidate.worker_id in victims)
             found.append((busy, sum(cost_s[worker_id] for worker_id in victims), way, victims))
     if not found:
         return None
     _, _, way, victims = min(found, key=lambda one: one[:2])
     missing = describe(shortage(way.device_bytes, soon))
     for worker_id in victims:
-        _evict(ledger, ledger.workers[worker_id], model, missing, now_s, effects)
+        worker = ledger.workers[worker_id]
+        if worker.state is WorkerState.READY:
+            _evict(ledger, worker, model, missing, now_s, effects)
     return way
+
+
+def _is_at_bound(waiter: Model, now_s: float) -> bool:
+    since_s = wanted_since_s(waiter)
+    return since_s is not None and now_s >= since_s + waiter.spec.max_wait_s
+
+
+def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
+    """Workers that cannot leave before they have loaded and served once, but whose room may be claimed.
+
+    Without them, small models of which always one is loading would keep a large one out for ever: there would
+    never be a moment at which all who have to leave may be asked.
+    """
+    return [
+        Candidate(worker.id, worker.placement.device_bytes, True, leaving_cost_s(ledger, worker, now_s))
+        for worker in ledger.workers.values()
+        if worker.state in LOADING_STATES and not worker.spec.pin
+    ]
 
 
 def _candidates(ledger: Ledger, waiter: Model, now_s: float) -> list[Candidate]:
@@ -143,7 +165,9 @@ def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> No
         for worker in ledger.workers.values():
             if worker.state is WorkerState.READY or worker.state in LOADING_STATES:
                 cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if worker.spec.pin else 0.0)
-                candidates.append(Candidate(worker.id, worker.placement.device_bytes, bool(worker.running), cost_s))
+                # Even a busy worker goes before a pinned one that is idle.
+                late = bool(worker.running) or worker.spec.pin
+                candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
         for worker_id in choose_victims({name: over}, candidates) or []:
             worker = ledger.workers[worker_id]
             why = f"{worker.model_id!r} leaves: {name} is {-(-over // MIB):,} MiB over its new budget"
