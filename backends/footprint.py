@@ -223,7 +223,9 @@ def compute_buffer(dims: Dimensions, plan: ContextPlan) -> int:
     kv = max(dims.n_head_kv) * max(dims.key_length, dims.value_length)
     if plan.flash_attn:
         mask = 2 * n_kv * n_tokens
-        attention = 4 * n_tokens * (dims.n_embd + 3 * q + 2 * kv)
+        # The kernel wants K and V in F16 at most: F32 ones are converted, one layer's cache at a time.
+        converted = 2 if not plan.has_cache else (plan.type_k, plan.type_v).count("f32")
+        attention = 4 * n_tokens * (dims.n_embd + 3 * q + 2 * kv) + converted * 2 * n_kv * kv
         feed_forward = 4 * n_tokens * (3 * dims.n_ff + q + 3 * dims.n_embd)
     else:
         mask = 4 * n_kv * n_tokens

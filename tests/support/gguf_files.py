@@ -108,7 +108,7 @@ class Shape:
 
 
 def write_model(
-    path: Path, shape: Shape = Shape(), *, seed: int = 0, metadata: dict[str, int | str] | None = None, shards: int = 1
+    path: Path, shape: Shape = Shape(), *, seed: int = 0, metadata: dict[str, Any] | None = None, shards: int = 1
 ) -> Path:
     """Write a loadable model of the given shape. `metadata` adds keys. Returns the file, or the first shard.
 
@@ -121,7 +121,7 @@ def write_model(
     _add_hyperparameters(writer, shape)
     _add_vocabulary(writer, smollm2_vocabulary(shape.n_vocab))
     for key, value in (metadata or {}).items():
-        writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+        _add_value(writer, key, value)
     for name, data, kind in tensors:
         writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -129,6 +129,18 @@ def write_model(
     writer.write_tensors_to_file()
     writer.close()
     return path.with_name(f"{path.name}-00001-of-{shards:05d}.gguf") if shards > 1 else path
+
+
+def _add_value(writer: gguf.GGUFWriter, key: str, value: str | bool | float) -> None:
+    """With the type llama.cpp expects: text, bool, u32 or f32."""
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_float32(key, value)
 
 
 def _add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape) -> None:

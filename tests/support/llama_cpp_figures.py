@@ -3,11 +3,12 @@
 A job is `{"path", "settings", "real"}`; the settings are model keys without `path`. The answer has the buffer sizes
 that llama.cpp logs, in MiB as printed (two digits): `model`, `repack`, `kv`, `compute`, `output`; or `error`. Unless
 `real`, nothing is allocated (`no_alloc`) and `model` is 0. A process of its own keeps llama.cpp's log callback and
-whatever it may do to a bad file away from the tests.
+whatever it may do to a bad file away from the tests. `{"ggml_types": N}` asks for the block sizes of types below N.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import subprocess
@@ -45,14 +46,25 @@ def main() -> None:
 
     llama.llama_log_set(collect, None)
     llama.llama_backend_init()
-    answers = []
+    answers: list[dict[str, Any]] = []
     for job in json.load(sys.stdin):
+        if "ggml_types" in job:
+            answers.append({"types": _ggml_types(job["ggml_types"])})
+            continue
         lines.clear()
         error = _run(job)
         log = "".join(lines)
         sizes = {name: sum(map(float, re.findall(pattern, log))) for name, pattern in BUFFERS.items()}
         answers.append({**sizes, "error": error and f"{error}: {log[-500:]}"})
     json.dump(answers, sys.stdout)
+
+
+def _ggml_types(count: int) -> dict[int, dict[str, int]]:
+    from llama_cpp._ggml import libggml
+
+    libggml.ggml_blck_size.restype = ctypes.c_int64
+    libggml.ggml_type_size.restype = ctypes.c_size_t
+    return {n: {"block": libggml.ggml_blck_size(n), "bytes": libggml.ggml_type_size(n)} for n in range(count)}
 
 
 def _run(job: dict[str, Any]) -> str | None:
