@@ -1,0 +1,33 @@
+"""The documents of swapd's own administration, under /swapd/v1/. Pure: must never do I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from swapd.pool.status import Happening, ModelStatus, Status
+
+_encoder = msgspec.json.Encoder()
+
+
+def document(snapshot: Status | ModelStatus) -> bytes:
+    """A snapshot as JSON: the shape of `swapd.pool.status`."""
+    return _encoder.encode(snapshot)
+
+
+def happening_event(happening: Happening) -> bytes:
+    """One server-sent event of GET events; `data` is the happening as JSON."""
+    return b"data: " + _encoder.encode(happening) + b"\n\n"
+
+
+def log_event(line: str) -> bytes:
+    """One server-sent event of GET logs; `data` is the line, which must hold no line break."""
+    assert "\n" not in line
+    assert "\r" not in line
+    return f"data: {line}\n\n".encode()
+
+
+def log_text(lines: Iterable[str]) -> str:
+    """Log lines as one text, each ended by a newline."""
+    return "".join(f"{line}\n" for line in lines)

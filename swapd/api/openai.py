@@ -1,0 +1,210 @@
+"""OpenAI's dialect at the edge: is this request well formed, what does a worker get to see, what are the models.
+
+Owns the types and ranges that every OpenAI-compatible server shares; what only an engine can know is left to
+the worker, and fields not named here pass through. Pure: must never do I/O or keep a request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from swapd.api import strict_json
+from swapd.config.schema import Model
+from swapd.errors import BadRequestError
+from swapd.pool.status import ModelStatus
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_Temperature = Annotated[float, msgspec.Meta(ge=0.0, le=2.0)]
+_Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]
+_Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+_Stops = Annotated[list[str], msgspec.Meta(max_length=64)]
+_Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
+_Text = str | Annotated[list[str | int | _Tokens], msgspec.Meta(min_length=1)]
+"""A text, several texts, the tokens of one, or the tokens of several; `_check_text` refuses mixtures."""
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Sampled(msgspec.Struct, kw_only=True):
+    """What both ways to generate text have in common."""
+
+    model: _Name
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    temperature: _Temperature | None = None
+    top_p: _Share | None = None
+    n: _Choices | None = None
+    seed: int | None = None
+    stop: str | _Stops | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: Annotated[str, msgspec.Meta(min_length=1)]
+    content: str | list[_Part] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+
+
+class _Chat(_Sampled, kw_only=True):
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    max_tokens: _Positive | None = None
+    max_completion_tokens: _Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    response_format: _ResponseFormat | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class _Completion(_Sampled, kw_only=True):
+    prompt: _Text
+    max_tokens: _Natural | None = None
+    best_of: _Choices | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: _Natural | None = None
+
+
+class _Embeddings(msgspec.Struct, kw_only=True):
+    model: _Name
+    input: _Text
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: _Positive | None = None
+    user: str | None = None
+
+
+class Endpoint(Enum):
+    """A route of the dialect; the value is its path, here and at a worker."""
+
+    CHAT_COMPLETIONS = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+
+
+_SHAPES: dict[Endpoint, type[_Chat | _Completion | _Embeddings]] = {
+    Endpoint.CHAT_COMPLETIONS: _Chat,
+    Endpoint.COMPLETIONS: _Completion,
+    Endpoint.EMBEDDINGS: _Embeddings,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A well-formed request, as the client wrote it."""
+
+    endpoint: Endpoint
+    model_name: str
+    """An id or an alias, not yet resolved."""
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The same request as a worker gets it."""
+
+    body: bytes
+    stream: bool
+
+
+def read(endpoint: Endpoint, body: bytes) -> Asked:
+    """Parse and check a request's body. Raises `BadRequestError`; its `param` is the field's path."""
+    fields = strict_json.parse_object(body)
+    try:
+        checked = msgspec.convert(fields, _SHAPES[endpoint])
+    except msgspec.ValidationError as exc:
+        raise _as_bad_request(str(exc)) from None
+    if isinstance(checked, _Chat):
+        _check_messages(checked.messages)
+    elif isinstance(checked, _Completion):
+        _check_text("prompt", checked.prompt)
+    else:
+        _check_text("input", checked.input)
+    return Asked(endpoint=endpoint, model_name=checked.model, fields=fields)
+
+
+def rewrite(asked: Asked, model: Model) -> Rewritten:
+    """Apply the model's `params` and its real id. What `strip` removes, `set` may still put in."""
+    fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip}
+    fields.update(model.params.set)
+    fields["model"] = model.id
+    return Rewritten(body=msgspec.json.encode(fields), stream=fields.get("stream") is True)
+
+
+def models_document(models: Iterable[Model], statuses: Mapping[str, ModelStatus], created: int) -> dict[str, Any]:
+    """The answer to GET /v1/models. `created` is a Unix time in seconds."""
+    return {"object": "list", "data": [model_document(model, statuses.get(model.id), created) for model in models]}
+
+
+def model_document(model: Model, status: ModelStatus | None, created: int) -> dict[str, Any]:
+    """One model in OpenAI's shape, with its state, aliases and usable context in tokens beside it."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "swapd",
+        "aliases": list(model.aliases),
+        "state": status.state if status else "unloaded",
+        "context_length": status.n_ctx if status and status.n_ctx else None,
+    }
+
+
+_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
+
+
+def _as_bad_request(text: str) -> BadRequestError:
+    """msgspec's sentence (`Expected `int`, got `str` - at `$.n``) with its path as the parameter."""
+    match = _PATH.match(text)
+    assert match is not None
+    reason, path = match["reason"], (match["path"] or "").lstrip(".")
+    missing = _MISSING.search(reason)
+    if missing:
+        param = ".".join(part for part in (path, missing["field"]) if part)
+        return BadRequestError(f"{param}: this field is required", param=param)
+    reason = reason[:1].lower() + reason[1:]
+    return BadRequestError(f"{path}: {reason}" if path else reason, param=path or None)
+
+
+def _check_messages(messages: list[_Message]) -> None:
+    for index, message in enumerate(messages):
+        if message.content is None and message.role != "assistant":
+            param = f"messages[{index}].content"
+            raise BadRequestError(f"{param}: a message of role `{message.role[:32]}` needs content", param=param)
+
+
+def _check_text(param: str, value: str | list[str | int | _Tokens]) -> None:
+    if isinstance(value, str):
+        return
+    kinds = {type(entry) for entry in value}
+    if len(kinds) != 1:
+        raise BadRequestError(
+            f"{param}: an array must hold texts, tokens or arrays of tokens, not a mixture", param=param
+        )
+    if any(isinstance(entry, int) and entry < 0 for entry in value):
+        raise BadRequestError(f"{param}: a token must not be negative", param=param)
+    if any(isinstance(entry, list) and not entry for entry in value):
+        raise BadRequestError(f"{param}: an array of tokens must not be empty", param=param)

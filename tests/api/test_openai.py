@@ -1,0 +1,97 @@
+import json
+
+import pytest
+from support.front_door import model, params
+
+from swapd.api.openai import Endpoint, model_document, read, rewrite
+from swapd.errors import BadRequestError
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def encoded(**fields: object) -> bytes:
+    return json.dumps({**CHAT, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0, "top_p": 1, "n": 2, "seed": -1, "stop": "x", "stream": True, "user": "u"},
+        {"temperature": None, "stop": None, "stream": None, "stream_options": {"include_usage": True}},
+        {"stop": ["a", "b"], "logit_bias": {"50256": -100}, "frequency_penalty": -2, "presence_penalty": 2},
+        {"max_tokens": 1, "max_completion_tokens": 5, "logprobs": True, "top_logprobs": 20},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "u": 1}]}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}, {"role": "tool", "content": ""}]},
+        {"min_p": 0.1, "mirostat": "whatever", "response_format": {"type": "json_object"}},
+    ],
+)
+def test_what_openai_clients_send_is_accepted(fields: dict[str, object]) -> None:
+    asked = read(Endpoint.CHAT_COMPLETIONS, encoded(**fields))
+    assert asked.model_name == "m"
+    assert asked.fields == {**CHAT, **fields}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("top_p", -1),
+        ("n", 0),
+        ("n", 129),
+        ("n", 1.5),
+        ("seed", 1.5),
+        ("stop", 5),
+        ("stream", 1),
+        ("stream_options", []),
+        ("max_tokens", 0),
+        ("max_completion_tokens", -1),
+        ("frequency_penalty", 2.5),
+        ("presence_penalty", -2.5),
+        ("logit_bias", []),
+        ("top_logprobs", 21),
+        ("tools", {}),
+        ("response_format", "json"),
+        ("model", ""),
+        ("model", None),
+        ("model", "x" * 300),
+        ("messages", "hi"),
+    ],
+)
+def test_a_wrong_type_or_range_names_the_field(field: str, value: object) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read(Endpoint.CHAT_COMPLETIONS, encoded(**{field: value}))
+    assert caught.value.param == field
+    assert caught.value.message.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("value", ["text", ["a", "b"], [1, 2, 3], [[1, 2], [3]]])
+@pytest.mark.parametrize(("endpoint", "field"), [(Endpoint.COMPLETIONS, "prompt"), (Endpoint.EMBEDDINGS, "input")])
+def test_texts_and_tokens_are_both_inputs(endpoint: Endpoint, field: str, value: object) -> None:
+    assert read(endpoint, json.dumps({"model": "m", field: value}).encode()).fields[field] == value
+
+
+@pytest.mark.parametrize("value", [None, 5, [], [1, "a"], [[1], "a"], [[]], [True], [1.5], [-1], [None], {}])
+@pytest.mark.parametrize(("endpoint", "field"), [(Endpoint.COMPLETIONS, "prompt"), (Endpoint.EMBEDDINGS, "input")])
+def test_other_inputs_are_refused(endpoint: Endpoint, field: str, value: object) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read(endpoint, json.dumps({"model": "m", field: value}).encode())
+    assert caught.value.param is not None
+    assert caught.value.param.startswith(field)
+
+
+def test_a_rewritten_request_has_the_real_id_and_the_models_params() -> None:
+    known = model("real/id", aliases=("m",), params=params(set={"top_k": 3, "stream": True}, strip=("top_k", "n")))
+    rewritten = rewrite(read(Endpoint.CHAT_COMPLETIONS, encoded(n=2, top_k=99, x=[1])), known)
+    assert rewritten.stream
+    assert json.loads(rewritten.body) == {**CHAT, "model": "real/id", "x": [1], "top_k": 3, "stream": True}
+
+
+def test_a_model_that_was_never_loaded_has_a_document() -> None:
+    document = model_document(model("real/id", aliases=("m",)), None, created=7)
+    assert document["id"] == "real/id"
+    assert document["created"] == 7
+    assert document["state"] == "unloaded"
+    assert document["aliases"] == ["m"]
