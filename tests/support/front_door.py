@@ -1,0 +1,249 @@
+"""A scripted pool and scripted workers on real Unix sockets, for tests of the front door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from backends.base import Settings
+from swapd.config.schema import Config, Model, Params, Server
+from swapd.errors import SwapdError, UnknownModelError
+from swapd.http.listen import serve
+from swapd.http.relay import Bounds
+from swapd.http.server import make_app
+from swapd.observe.metrics import Metrics
+from swapd.pool.lease import Lease, Ticket
+from swapd.pool.status import (
+    ConfigStatus,
+    DeviceStatus,
+    FootprintStatus,
+    Happening,
+    ModelStatus,
+    RequestCounts,
+    Status,
+    WorkerStatus,
+)
+
+CHAT = "/v1/chat/completions"
+DONE = b"data: [DONE]\n\n"
+
+
+def model(model_id: str = "org/tiny", **fields: object) -> Model:
+    return Model(id=model_id, settings=Settings(), **fields)  # type: ignore[arg-type]
+
+
+def chat_body(**fields: object) -> dict[str, object]:
+    return {"model": "org/tiny", "messages": [{"role": "user", "content": "hello"}], **fields}
+
+
+@dataclass
+class ScriptedDoor:
+    """Grants leases on `workers` in turn (the last one again and again) and notes how each lease ended."""
+
+    workers: list[Path] = field(default_factory=list)
+    known: list[Model] = field(default_factory=lambda: [model(aliases=("small",))])
+    refusal: SwapdError | None = None
+    gate: asyncio.Event | None = None
+    is_ready: bool = True
+    lost_why: str | None = None
+    tickets: list[Ticket] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    lost: list[asyncio.Future[str]] = field(default_factory=list)
+
+    def resolve(self, name: str) -> Model:
+        for known in self.known:
+            if name == known.id or name in known.aliases:
+                return known
+        raise UnknownModelError(f"no model `{name}`; close: {self.known[0].id}", param="model")
+
+    def models(self) -> Sequence[Model]:
+        return self.known
+
+    @asynccontextmanager
+    async def lease(self, ticket: Ticket) -> AsyncIterator[Lease]:
+        self.tickets.append(ticket)
+        self.asked.set()
+        outcome = "cancelled"
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.refusal is not None:
+                raise self.refusal
+            lost = asyncio.get_running_loop().create_future()
+            self.lost.append(lost)
+            if self.lost_why is not None:
+                lost.set_result(self.lost_why)
+            socket_path = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
+            yield Lease(ticket.request_id, ticket.model_id, 1, socket_path, 0.0, lost)
+            outcome = "finished"
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self.outcomes.append(outcome)
+            self.changed.set()
+
+    def status(self) -> Status:
+        return Status(
+            devices=(DeviceStatus(name="RAM", total_bytes=9, budget_bytes=8, reserved_bytes=7, free_bytes=6),),
+            models=tuple(self.model_status(known) for known in self.known),
+            config=ConfigStatus(path=None, loaded_ago_s=1.0, error=None),
+            requests=RequestCounts(accepted=0, waiting=0, running=0, finished=0, failed=0, cancelled=0),
+            version="0",
+        )
+
+    def model_status(self, known: Model) -> ModelStatus:
+        worker = WorkerStatus(pid=1, state="ready", running=1, reserved_bytes={"RAM": 7}, placement="all in RAM")
+        return ModelStatus(
+            id=known.id,
+            state="ready",
+            backend="llama_cpp",
+            n_ctx=2048,
+            running=1,
+            waiting=2,
+            loads=1,
+            load_s=0.5,
+            last_used_s=0.0,
+            footprint=FootprintStatus(estimated_bytes={"RAM": 5}, measured_bytes={"RAM": 4}),
+            last_eviction=None,
+            error=None,
+            workers=(worker,),
+        )
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    async def load(self, model_id: str) -> ModelStatus:
+        self.calls.append(("load", model_id))
+        return self.model_status(self.resolve(model_id))
+
+    async def unload(self, model_id: str) -> ModelStatus:
+        self.calls.append(("unload", model_id))
+        return self.model_status(self.resolve(model_id))
+
+    def logs(self, model_id: str) -> Sequence[str]:
+        return self.lines
+
+    async def follow_logs(self, model_id: str) -> AsyncIterator[str]:
+        for line in self.lines:
+            yield line
+        await asyncio.Event().wait()
+
+    async def happenings(self) -> AsyncIterator[Happening]:
+        yield Happening(at=1.0, kind="loaded", model="org/tiny", message="it was asked for")
+        await asyncio.Event().wait()
+
+    async def left(self, count: int = 1) -> list[str]:
+        """The outcomes, once `count` leases have ended."""
+        while len(self.outcomes) < count:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.outcomes
+
+
+@dataclass
+class Call:
+    """One request as a scripted worker sees it, and the means to answer it byte by byte."""
+
+    head: str
+    body: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def start(self, content_type: str = "text/event-stream", status: str = "200 OK") -> None:
+        self.writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        await self.writer.drain()
+
+    async def chunk(self, data: bytes) -> None:
+        self.writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+
+    async def whole(self, body: bytes, status: str = "200 OK", content_type: str = "application/json") -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+        await self.writer.drain()
+
+    def die(self) -> None:
+        """End as a killed process does: whatever was written arrives, then the connection is gone."""
+        self.writer.close()
+
+    async def closed(self) -> None:
+        """Returns once the daemon has closed its side."""
+        assert await self.reader.read() == b""
+
+
+Script = Callable[[Call], Awaitable[None]]
+
+
+@asynccontextmanager
+async def worker(path: Path, script: Script) -> AsyncIterator[Path]:
+    """A worker on a Unix socket that runs `script` for each request."""
+    failures: list[BaseException] = []
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length:")
+            )
+            await script(Call(head, await reader.readexactly(length), reader, writer))
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        except BaseException as exc:
+            failures.append(exc)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(serve_one, path)
+    try:
+        yield path
+    finally:
+        server.close()
+        assert not failures, failures
+
+
+@dataclass
+class House:
+    """A running front door, and a client that knows its address."""
+
+    door: ScriptedDoor
+    metrics: Metrics
+    http: aiohttp.ClientSession
+    url: str
+    host: str
+    port: int
+
+
+@asynccontextmanager
+async def house(
+    door: ScriptedDoor, *, bounds: Bounds | None = None, max_body_bytes: int = 1 << 25
+) -> AsyncIterator[House]:
+    """Serve the door on a free port of the loopback interface."""
+    config = Config(server=Server(max_body_bytes=max_body_bytes), models={known.id: known for known in door.known})
+    metrics = Metrics()
+    app = make_app(door, lambda: config, metrics, bounds or Bounds(why_lost_s=0.05))
+    async with (
+        serve(app, ["127.0.0.1:0"], shutdown_timeout_s=1.0) as addresses,
+        aiohttp.ClientSession(f"http://{addresses[0]}", timeout=aiohttp.ClientTimeout(total=20)) as http,
+    ):
+        host, _, port = addresses[0].rpartition(":")
+        yield House(door, metrics, http, f"http://{addresses[0]}", host, int(port))
+
+
+def params(**fields: object) -> Params:
+    return Params(**fields)  # type: ignore[arg-type]
