@@ -1,0 +1,128 @@
+"""The frame around every request: its id, its errors as responses, its access line, its count.
+
+Owns the mapping from `SwapdError` and from aiohttp's own refusals to OpenAI's envelope; no other place makes an
+error response. Must never show a client the inside of an unexpected error, nor log a prompt or a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from swapd.errors import BadRequestError, BodyTooLargeError, MethodNotAllowedError, NotFoundError, SwapdError
+from swapd.http.limits import choose_request_id
+from swapd.http.record import RECORD, Record
+from swapd.http.stream import WRITE_DEADLINE_S, client_gone, drop_client
+from swapd.observe.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+_CLIENT_CLOSED = 499
+"""nginx's code for a request whose client left; no response carries it."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def error_response(error: SwapdError) -> web.Response:
+    """OpenAI's envelope. `Retry-After` is in whole seconds, rounded up."""
+    response = web.json_response(error.envelope(), status=error.status)
+    if error.retry_after_s is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
+    return response
+
+
+def framing(metrics: Metrics, *, write_deadline_s: float = WRITE_DEADLINE_S) -> Middleware:
+    """The outermost middleware: see the module."""
+    active: set[str] = set()
+
+    @web.middleware
+    async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = choose_request_id(request.headers.get(REQUEST_ID_HEADER), active)
+        record = request[RECORD] = Record(request_id=request_id, endpoint=_endpoint(request))
+        code = _CLIENT_CLOSED
+        active.add(request_id)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                response = await _answer(request, handler)
+                await _deliver(request, response, write_deadline_s)
+                code = record.broken or response.status
+                return response
+            finally:
+                active.discard(request_id)
+                metrics.request_ended(record.model_id, record.endpoint, code)
+                _log_access(request, record, code)
+
+    return frame
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """aiohttp's hook before a response starts: the request's id, and no guessing at content types."""
+    if (record := request.get(RECORD)) is not None:
+        response.headers[REQUEST_ID_HEADER] = record.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SwapdError as error:
+        return error_response(error)
+    except web.HTTPException as refusal:
+        return _translate(request, refusal)
+    except Exception:
+        log.exception("request failed unexpectedly")
+        return error_response(SwapdError("the daemon failed on this request; its log says why"))
+
+
+def _translate(request: web.Request, refusal: web.HTTPException) -> web.Response:
+    """aiohttp's own refusals, from routing and from reading a request."""
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(refusal.allowed_methods))
+        response = error_response(MethodNotAllowedError(f"{request.method} is not allowed here, only {allowed}"))
+        response.headers[hdrs.ALLOW] = allowed
+        return response
+    if isinstance(refusal, web.HTTPNotFound):
+        return error_response(NotFoundError(f"there is nothing at {request.method} {request.path[:200]}"))
+    if isinstance(refusal, web.HTTPRequestEntityTooLarge):
+        return error_response(BodyTooLargeError("the body is too large"))
+    return error_response(BadRequestError(refusal.reason))
+
+
+async def _deliver(request: web.Request, response: web.StreamResponse, deadline_s: float) -> None:
+    """Write a response that has not been written yet, to a client that may take nothing."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        drop_client(request)
+        raise client_gone() from None
+    except ConnectionError:
+        raise client_gone() from None
+
+
+def _endpoint(request: web.Request) -> str:
+    """The route's pattern, so that paths never become labels."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "other"
+
+
+def _log_access(request: web.Request, record: Record, code: int) -> None:
+    quiet = record.endpoint in ("/health", "/metrics") and code == web.HTTPOk.status_code
+    (log.debug if quiet else log.info)(
+        "request",
+        method=request.method,
+        endpoint=record.endpoint,
+        model=record.model_id or None,
+        status=code,
+        duration_s=round(record.age_s(), 4),
+        waited_s=round(record.waited_s, 4),
+        first_token_s=None if record.first_token_s is None else round(record.first_token_s, 4),
+        events=record.events,
+    )

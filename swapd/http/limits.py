@@ -1,0 +1,133 @@
+"""What a client may send: content type, body size, time, identity.
+
+Owns the bounds that hold before a request means anything. Must never parse a body, nor keep or log a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import hdrs, web
+
+from swapd.errors import BadRequestError, BodyTimeoutError, BodyTooLargeError, QueueFullError
+
+BODY_DEADLINE_S = 60.0
+BODIES_HELD_MIN_BYTES = 256 * 1024 * 1024
+BODIES_HELD_PER_BODY = 8
+
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""What the Fetch standard calls CORS-safelisted."""
+
+_HARMLESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class BodyBudget:
+    """Bounds the bodies of all requests in flight together, so that many large ones cannot fill the RAM."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    @contextmanager
+    def hold(self, max_body_bytes: int) -> Iterator[BodyShare]:
+        """One request's share; given back at the end. `max_body_bytes` sets the bound of all together."""
+        share = BodyShare(self, max(BODIES_HELD_MIN_BYTES, BODIES_HELD_PER_BODY * max_body_bytes))
+        try:
+            yield share
+        finally:
+            self.held_bytes -= share.held_bytes
+
+
+class BodyShare:
+    """What one request holds of the budget."""
+
+    def __init__(self, budget: BodyBudget, limit_bytes: int) -> None:
+        self._budget = budget
+        self._limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def grow(self, size_bytes: int) -> None:
+        """Raises `QueueFullError` when all requests together would hold too much."""
+        if self._budget.held_bytes + size_bytes > self._limit_bytes:
+            raise QueueFullError(
+                f"the bodies of waiting requests already take {self._budget.held_bytes} bytes", retry_after_s=5.0
+            )
+        self._budget.held_bytes += size_bytes
+        self.held_bytes += size_bytes
+
+
+def require_json(request: web.Request) -> None:
+    """Refuse bodies of any other type: those a web page can send across origins without being asked."""
+    if hdrs.CONTENT_TYPE not in request.headers or not _is_json(request.content_type):
+        raise BadRequestError("the Content-Type must be application/json")
+
+
+def refuse_form(request: web.Request) -> None:
+    """For a POST that needs no body: refuse the types a web page can send across origins without being asked."""
+    if hdrs.CONTENT_TYPE in request.headers and request.content_type in _FORM_TYPES:
+        raise BadRequestError("the Content-Type must be application/json, or absent")
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type == "application/json" or content_type.endswith("+json")
+
+
+async def read_body(
+    request: web.Request, share: BodyShare, *, max_bytes: int, deadline_s: float = BODY_DEADLINE_S
+) -> bytes:
+    """The body, never more than `max_bytes` of it.
+
+    A declared length over the limit is refused before the client is told to go on, any other before the excess
+    is buffered. Raises `BodyTooLargeError`, `BodyTimeoutError`, `QueueFullError`, `BadRequestError`.
+    """
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise _too_large(max_bytes)
+    await _continue_if_expected(request)
+    parts = []
+    try:
+        async with asyncio.timeout(deadline_s):
+            size_bytes = 0
+            async for part in request.content.iter_any():
+                size_bytes += len(part)
+                if size_bytes > max_bytes:
+                    raise _too_large(max_bytes)
+                share.grow(len(part))
+                parts.append(part)
+    except TimeoutError:
+        raise BodyTimeoutError(f"the body did not arrive within {deadline_s:g} s") from None
+    except web.RequestPayloadError:
+        raise BadRequestError("the body's transfer coding is malformed") from None
+    return b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is larger than {max_bytes} bytes (server.max_body)")
+
+
+async def hold_continue(_request: web.Request) -> None:
+    """aiohttp's hook for `Expect`: answer nothing yet, `read_body` does it once the length is known."""
+
+
+async def _continue_if_expected(request: web.Request) -> None:
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+
+
+def choose_request_id(offered: str | None, active: set[str]) -> str:
+    """The client's own id if it is short and harmless, made distinct from those of requests that still run."""
+    if offered is None or not _HARMLESS_ID.fullmatch(offered):
+        return f"req-{secrets.token_hex(12)}"
+    return offered if offered not in active else f"{offered}.{secrets.token_hex(4)}"
+
+
+def client_name(request: web.Request) -> str:
+    """Who shares fairly with whom: a bearer key's hash, else the peer's address."""
+    scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return f"key-{hashlib.sha256(key.strip().encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+    return request.remote or "unix"

@@ -1,0 +1,165 @@
+"""Listening sockets: addresses of the configuration, sockets that were passed in, and how they end.
+
+Owns binding and the connection timeouts. Must never decide what a request means.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from swapd.errors import StartupError
+
+KEEPALIVE_S = 75.0
+"""Also bounds how long headers may take: aiohttp closes a connection that is idle or half-way through them."""
+BACKLOG = 1024
+_protocol_log = logging.getLogger("swapd.http.protocol")
+_UNIX_UMASK = 0o117
+"""Sockets get mode 0660: the daemon's user and group."""
+
+
+def _is_the_daemons_fault(record: logging.LogRecord) -> bool:
+    """aiohttp logs a traceback for every client that speaks HTTP wrongly; those are no errors of the daemon."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
+
+
+_protocol_log.addFilter(_is_the_daemons_fault)
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    host: str
+    port: int
+    """0 lets the system choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    path: Path
+
+
+def parse_address(text: str) -> TcpAddress | UnixAddress:
+    """`HOST:PORT`, `[IPV6]:PORT` or `unix:/path`. Raises `ValueError` with what would be right."""
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:"))
+        if not path.is_absolute():
+            raise ValueError(f"{text}: the path must be absolute, as in unix:/run/swapd/http.sock")
+        return UnixAddress(path)
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{text}: expected HOST:PORT, as in 127.0.0.1:8686, or unix:/path")
+    return TcpAddress(host, int(port))
+
+
+@asynccontextmanager
+async def serve(
+    app: web.Application,
+    listen: Sequence[str],
+    *,
+    sockets: Sequence[socket.socket] = (),
+    shutdown_timeout_s: float = 5.0,
+) -> AsyncIterator[tuple[str, ...]]:
+    """Accept requests while the scope lasts; yields the addresses that accept, ports filled in.
+
+    Sockets that were passed in (systemd's) replace `listen`. Leaving stops accepting, gives running handlers
+    `shutdown_timeout_s`, then cancels them. Raises `StartupError` for an address that cannot be had.
+    """
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        logger=_protocol_log,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=shutdown_timeout_s,
+    )
+    await runner.setup()
+    try:
+        with ExitStack() as unix_sockets:
+            if sockets:
+                for passed in sockets:
+                    passed.setblocking(False)
+                    await web.SockSite(runner, passed, backlog=BACKLOG).start()
+            else:
+                for text in listen:
+                    await _start_site(runner, text, unix_sockets)
+            yield tuple(_show(address) for address in runner.addresses)
+            await runner.cleanup()
+    finally:
+        await runner.cleanup()
+
+
+async def _start_site(runner: web.AppRunner, text: str, unix_sockets: ExitStack) -> None:
+    try:
+        address = parse_address(text)
+    except ValueError as exc:
+        raise StartupError(f"server.listen: {exc}") from None
+    try:
+        if isinstance(address, UnixAddress):
+            bound = unix_sockets.enter_context(_bound_unix_socket(address.path))
+            await web.SockSite(runner, bound, backlog=BACKLOG).start()
+        else:
+            await web.TCPSite(runner, address.host, address.port, backlog=BACKLOG).start()
+    except OSError as exc:
+        # asyncio wraps the reason in a sentence of its own; the error number has the plain one.
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else str(exc)
+        raise StartupError(f"cannot listen on {text}: {reason}") from exc
+
+
+@contextmanager
+def _bound_unix_socket(path: Path) -> Iterator[socket.socket]:
+    """A socket bound at the path, in place of one that nobody serves any more; removed at the end."""
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(_UNIX_UMASK)
+    try:
+        bound.bind(str(path))
+    except BaseException:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    identity = path.stat().st_ino
+    try:
+        yield bound
+    finally:
+        bound.close()
+        if path.exists() and path.stat().st_ino == identity:
+            path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    """Raises `OSError` if something lives at the path: a server that answers, or no socket at all."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _show(address: object) -> str:
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{address}"

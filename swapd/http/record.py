@@ -1,0 +1,34 @@
+"""What the front door notes about one request while it runs, for its access line and metrics.
+
+Must never hold a prompt or a key.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+@dataclass(slots=True)
+class Record:
+    """Times are seconds; `arrived_s` is on the monotonic clock."""
+
+    request_id: str
+    endpoint: str
+    arrived_s: float = field(default_factory=time.monotonic)
+    model_id: str = ""
+    """Empty until the request has named a configured model."""
+    waited_s: float = 0.0
+    first_token_s: float | None = None
+    events: int = 0
+    """Events with data that were forwarded."""
+    broken: int | None = None
+    """The error's status when an answer broke after its own status was sent."""
+
+    def age_s(self) -> float:
+        return time.monotonic() - self.arrived_s
+
+
+RECORD = web.RequestKey("swapd_record", Record)

@@ -1,0 +1,331 @@
+"""Bytes between a client and a worker: one request out, one answer back, with backpressure.
+
+Owns the rule that a broken answer never looks whole, and the single replay of a request whose worker died before
+any of its answer was sent. Must never parse an event's JSON, and never keep a connection to a worker for a
+second request (a worker that misframes one answer must not spoil the next).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp import web
+from yarl import URL
+
+from swapd.errors import SwapdError, WorkerLostError
+from swapd.http.record import Record
+from swapd.http.sse import EventTooLargeError, Framer
+from swapd.http.stream import (
+    COMMENT_EVERY_S,
+    EVENT_STREAM,
+    WRITE_DEADLINE_S,
+    ClientStream,
+    Comments,
+    drop_client,
+    keeping_alive,
+)
+from swapd.observe.metrics import Metrics
+from swapd.pool.door import Door
+from swapd.pool.lease import Lease, Ticket
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS = 2
+BUFFERED_BYTES = 1024 * 1024
+"""An answer up to this size is read whole before its status is sent; a larger one is streamed."""
+
+_RAW_BODY_BYTES = 512 * 1024
+_ERROR_BODY_BYTES = 64 * 1024
+_REQUEST_HEADERS = ("traceparent", "tracestate")
+_RESPONSE_HEADERS = ("Content-Type", "Content-Length", "Retry-After")
+_ORIGIN = URL("http://worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds that one exchange may spend where nobody else watches it."""
+
+    connect_s: float = 5.0
+    write_deadline_s: float = WRITE_DEADLINE_S
+    """A client that takes nothing for this long is dropped."""
+    comment_every_s: float = COMMENT_EVERY_S
+    why_lost_s: float = 1.0
+    """How long to wait for the pool to say why a worker is gone, and to read on from one that is."""
+    close_s: float = 1.0
+    """For a worker to close its side after the end of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as a worker gets it."""
+
+    ticket: Ticket
+    path: str
+    body: bytes
+    stream: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class _CutShortError(Exception):
+    """The worker's answer ended before it was whole."""
+
+
+class _WorkerGoneError(Exception):
+    """The exchange broke on the worker's side; the message says why."""
+
+
+class _ToldError(Exception):
+    """The worker refused a stream whose status was already sent; `envelope` is the error to show instead."""
+
+    def __init__(self, status: int, envelope: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.envelope = envelope
+
+
+class Relay:
+    def __init__(self, door: Door, metrics: Metrics, bounds: Bounds | None = None) -> None:
+        self._door = door
+        self._metrics = metrics
+        self._bounds = bounds or Bounds()
+
+    async def answer(self, request: web.Request, record: Record, outgoing: Outgoing) -> web.StreamResponse:
+        """Wait for a place, send the request, relay the answer.
+
+        Raises `SwapdError` while the status is still open. After that an event stream ends with an error event and
+        any other answer with a cut connection. A client that goes away cancels all of it.
+        """
+        exchange = _Exchange(self._metrics, self._bounds, request, record, outgoing)
+        try:
+            return await self._with_comments(exchange)
+        except _ToldError as told:
+            return await exchange.give_up(told.status, told.envelope)
+        except SwapdError as error:
+            if not exchange.client.committed:
+                raise
+            log.warning("answer broke", why=error.message)
+            return await exchange.give_up(error.status, error.envelope())
+        except Exception:
+            if not exchange.client.committed:
+                raise
+            log.exception("answer broke")
+            unexpected = SwapdError("the daemon failed to relay this answer; its log says why")
+            return await exchange.give_up(unexpected.status, unexpected.envelope())
+
+    async def _with_comments(self, exchange: _Exchange) -> web.StreamResponse:
+        if not exchange.outgoing.stream:
+            return await self._with_replay(exchange)
+        async with keeping_alive(exchange.client, self._bounds.comment_every_s) as comments:
+            exchange.comments = comments
+            return await self._with_replay(exchange)
+
+    async def _with_replay(self, exchange: _Exchange) -> web.StreamResponse:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with self._door.lease(exchange.outgoing.ticket) as lease:
+                    exchange.record.waited_s += lease.waited_s
+                    return await exchange.run(lease)
+            except _WorkerGoneError as gone:
+                if exchange.client.answered or attempt == ATTEMPTS:
+                    raise WorkerLostError(f"the worker of {lease.model_id} was lost: {gone}") from None
+                log.info("request replayed", model=lease.model_id, why=str(gone))
+        raise AssertionError("every attempt returns or raises")
+
+
+class _Exchange:
+    """One request's way through workers and back; `run` may be called again while nothing was answered."""
+
+    comments: Comments | None = None
+
+    def __init__(
+        self, metrics: Metrics, bounds: Bounds, request: web.Request, record: Record, outgoing: Outgoing
+    ) -> None:
+        self._bounds = bounds
+        self._request = request
+        self._timers = metrics.stream_timers(outgoing.ticket.model_id)
+        self._events = False
+        self.record = record
+        self.outgoing = outgoing
+        self.client = ClientStream(request, write_deadline_s=bounds.write_deadline_s)
+
+    async def run(self, lease: Lease) -> web.StreamResponse:
+        """Raises `_WorkerGoneError` for whatever breaks on the worker's side."""
+        try:
+            with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
+                async with bound, _post(lease.socket_path, self.outgoing, self._bounds.connect_s) as upstream:
+                    return await self._relay(upstream)
+        except (aiohttp.ClientError, OSError, _CutShortError) as exc:
+            raise _WorkerGoneError(await self._why(lease, exc)) from exc
+
+    async def _relay(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        if upstream.content_type == EVENT_STREAM:
+            return await self._relay_events(upstream)
+        if self.client.committed:
+            raise _ToldError(upstream.status, await _envelope_of(upstream))
+        return await self._relay_body(upstream)
+
+    async def _relay_events(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        framer = Framer()
+        last_s = self.record.arrived_s
+        try:
+            async for data in upstream.content.iter_any():
+                frames = framer.feed(data)
+                if frames.whole:
+                    if not self._events:
+                        await self._open_events(upstream.status)
+                    if frames.data_events:
+                        last_s = self._time_events(frames.data_events, last_s)
+                    await self.client.send(frames.whole)
+                if framer.done:
+                    break
+        except EventTooLargeError as exc:
+            raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
+        if not framer.done and not framer.told_error:
+            raise _CutShortError("its stream ended before [DONE]")
+        if framer.told_error:
+            self.record.broken = WorkerLostError.status
+        response = await self.client.finish()
+        await _read_to_end(upstream, self._bounds.close_s)
+        return response
+
+    async def _open_events(self, status: int) -> None:
+        if self.comments is not None:
+            await self.comments.stop()
+        if status != web.HTTPOk.status_code and not self.client.committed:
+            await self.client.open(status, {"Content-Type": EVENT_STREAM})
+        self._events = True
+
+    def _time_events(self, count: int, last_s: float) -> float:
+        """Note events that arrived together; the gap before them is shared out. Returns the time now."""
+        age_s = self.record.age_s()
+        now_s = self.record.arrived_s + age_s
+        self.record.events += count
+        if self.record.first_token_s is None:
+            self.record.first_token_s = age_s
+            self._timers.first_token(age_s)
+            count, last_s = count - 1, now_s
+        for _ in range(count):
+            self._timers.inter_token((now_s - last_s) / count)
+        return now_s
+
+    async def _relay_body(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        if not _has_length(upstream):
+            raise _CutShortError("it answered without a length, so the end of the answer cannot be told")
+        headers = {name: upstream.headers[name] for name in _RESPONSE_HEADERS if name in upstream.headers}
+        start = await _read_up_to(upstream, BUFFERED_BYTES)
+        if upstream.content.at_eof():
+            headers.pop("Content-Length", None)
+            return web.Response(status=upstream.status, headers=headers, body=start)
+        if self.comments is not None:
+            await self.comments.stop()
+        await self.client.open(upstream.status, headers)
+        await self.client.send(start)
+        async for data in upstream.content.iter_any():
+            await self.client.send(data)
+        return await self.client.finish()
+
+    async def give_up(self, status: int, envelope: dict[str, Any]) -> web.StreamResponse:
+        """End an answer that is already on its way; one that was already whole stays so."""
+        if self.client.finished:
+            return self.client.response
+        self.record.broken = status
+        if self.client.response.content_type == EVENT_STREAM:
+            return await self.client.fail(envelope)
+        drop_client(self._request)
+        return self.client.response
+
+    async def _why(self, lease: Lease, exc: Exception) -> str:
+        """The pool's own reason if it comes in time, else what the connection showed."""
+        await asyncio.wait((lease.lost,), timeout=self._bounds.why_lost_s)
+        if lease.lost.done() and not lease.lost.cancelled():
+            return lease.lost.result()
+        return str(exc) or type(exc).__name__
+
+
+@contextmanager
+def _ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]:
+    """A timeout that starts when the worker is gone: a process it left behind may hold the connection open."""
+    bound = asyncio.timeout(None)
+    left = False
+
+    def start(_lost: asyncio.Future[str]) -> None:
+        # A callback that is already scheduled still runs after its removal.
+        if not left:
+            bound.reschedule(asyncio.get_running_loop().time() + grace_s)
+
+    lease.lost.add_done_callback(start)
+    try:
+        yield bound
+    finally:
+        left = True
+        lease.lost.remove_done_callback(start)
+
+
+@asynccontextmanager
+async def _post(socket_path: Path, outgoing: Outgoing, connect_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
+    """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
+    headers = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        "X-Request-Id": outgoing.ticket.request_id,
+        **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
+    }
+    body = outgoing.body
+    async with aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(str(socket_path), force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=timeout,
+        auto_decompress=False,
+    ) as session:
+        response = await session.post(
+            _ORIGIN.with_path(outgoing.path),
+            data=body if len(body) <= _RAW_BODY_BYTES else io.BytesIO(body),
+            headers=headers,
+            allow_redirects=False,
+        )
+        try:
+            yield response
+        finally:
+            response.close()
+
+
+def _has_length(upstream: aiohttp.ClientResponse) -> bool:
+    return "Content-Length" in upstream.headers or "chunked" in upstream.headers.get("Transfer-Encoding", "")
+
+
+async def _read_up_to(upstream: aiohttp.ClientResponse, size_bytes: int) -> bytes:
+    """The body's beginning: all of it, or at least `size_bytes`."""
+    parts = bytearray()
+    while len(parts) < size_bytes and not upstream.content.at_eof():
+        parts += await upstream.content.readany()
+    return bytes(parts)
+
+
+async def _read_to_end(upstream: aiohttp.ClientResponse, deadline_s: float) -> None:
+    """Let the worker finish by itself what is already whole for the client."""
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(deadline_s):
+            async for _ in upstream.content.iter_any():
+                pass
+
+
+async def _envelope_of(upstream: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The error a worker answered with, in its own words if it has any."""
+    body = await _read_up_to(upstream, _ERROR_BODY_BYTES)
+    try:
+        answer = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        answer = None
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        return {"error": answer["error"]}
+    return WorkerLostError(f"the worker answered {upstream.status} without a stream").envelope()

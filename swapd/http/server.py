@@ -1,0 +1,215 @@
+"""The front door's routes: what each path asks of the pool, and in which order a request is checked.
+
+Owns the table of routes. Must never choose workers, parse bodies itself or make an error response (see
+`swapd.http.errors`). Nothing that changes state is a GET.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+from aiohttp import web
+
+from swapd.api import admin, openai
+from swapd.config.schema import Config
+from swapd.errors import BadRequestError, QueueFullError, ShuttingDownError
+from swapd.http import limits
+from swapd.http.errors import add_headers, framing
+from swapd.http.record import RECORD
+from swapd.http.relay import Bounds, Outgoing, Relay
+from swapd.http.stream import ClientStream, keeping_alive
+from swapd.observe.logs import escape_controls
+from swapd.observe.metrics import CONTENT_TYPE, Metrics
+from swapd.pool.door import Door
+from swapd.pool.lease import Ticket
+
+log = structlog.get_logger(__name__)
+
+OFF_LOOP_BYTES = 256 * 1024
+"""Bodies from this size on are parsed and rewritten in a thread."""
+MAX_LIVE_VIEWS = 64
+"""Endless streams of events and logs at one time."""
+MAX_LOG_LINE_CHARS = 8192
+
+_T = TypeVar("_T")
+
+
+def make_app(
+    door: Door, config: Callable[[], Config], metrics: Metrics, bounds: Bounds | None = None
+) -> web.Application:
+    """The daemon's HTTP application. `config` gives the current configuration, which a reload may replace."""
+    bounds = bounds or Bounds()
+    api = _Api(door, config, Relay(door, metrics, bounds), metrics)
+    views = _LiveViews(bounds)
+    control = _Admin(door, metrics, views)
+    app = web.Application(middlewares=[framing(metrics, write_deadline_s=bounds.write_deadline_s)])
+    app.on_response_prepare.append(add_headers)
+    app.on_shutdown.append(views.end)
+    for endpoint in openai.Endpoint:
+        app.router.add_post(endpoint.value, api.handler(endpoint), expect_handler=limits.hold_continue)
+    app.router.add_get("/v1/models", api.list_models)
+    app.router.add_get("/v1/models/{id:.+}", api.show_model)
+    app.router.add_get("/health", control.health)
+    app.router.add_get("/metrics", control.metrics)
+    app.router.add_get("/swapd/v1/status", control.status)
+    app.router.add_get("/swapd/v1/events", control.events, allow_head=False)
+    app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
+    app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
+    app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
+    return app
+
+
+class _Api:
+    """OpenAI's routes."""
+
+    def __init__(self, door: Door, config: Callable[[], Config], relay: Relay, metrics: Metrics) -> None:
+        self._door = door
+        self._config = config
+        self._relay = relay
+        self._metrics = metrics
+        self._bodies = limits.BodyBudget()
+        self._created = int(time.time())
+
+    def handler(self, endpoint: openai.Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            limits.require_json(request)
+            with self._bodies.hold(self._config().server.max_body_bytes) as share:
+                outgoing = await self._read(request, endpoint, share)
+                response = await self._relay.answer(request, request[RECORD], outgoing)
+            record = request[RECORD]
+            if record.broken is None and response.status == web.HTTPOk.status_code:
+                self._metrics.answered_whole(record.model_id, record.age_s())
+            return response
+
+        return handle
+
+    async def _read(self, request: web.Request, endpoint: openai.Endpoint, share: limits.BodyShare) -> Outgoing:
+        """The client's request, checked, as a worker gets it."""
+        record = request[RECORD]
+        body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
+        large = len(body) >= OFF_LOOP_BYTES
+        asked = await _maybe_off_loop(large, partial(openai.read, endpoint, body))
+        model = self._door.resolve(asked.model_name)
+        record.model_id = model.id
+        rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
+        return Outgoing(
+            ticket=Ticket(record.request_id, model.id, limits.client_name(request), model.priority),
+            path=endpoint.value,
+            body=rewritten.body,
+            stream=rewritten.stream,
+            headers=request.headers,
+        )
+
+    async def list_models(self, _request: web.Request) -> web.Response:
+        statuses = {status.id: status for status in self._door.status().models}
+        return web.json_response(openai.models_document(self._door.models(), statuses, self._created))
+
+    async def show_model(self, request: web.Request) -> web.Response:
+        model = self._door.resolve(request.match_info["id"])
+        statuses = {status.id: status for status in self._door.status().models}
+        return web.json_response(openai.model_document(model, statuses.get(model.id), self._created))
+
+
+async def _maybe_off_loop(off_loop: bool, work: Callable[[], _T]) -> _T:
+    return await asyncio.to_thread(work) if off_loop else work()
+
+
+class _Admin:
+    """The daemon's own routes."""
+
+    def __init__(self, door: Door, metrics: Metrics, views: _LiveViews) -> None:
+        self._door = door
+        self._metrics = metrics
+        self._views = views
+        metrics.watch(door.status)
+
+    async def health(self, _request: web.Request) -> web.Response:
+        if not self._door.ready():
+            raise ShuttingDownError("the daemon is starting or stopping", retry_after_s=1.0)
+        return web.json_response({"status": "ok"})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return web.Response(body=admin.document(self._door.status()), content_type="application/json")
+
+    async def load(self, request: web.Request) -> web.Response:
+        model_id = self._model_of(request)
+        limits.refuse_form(request)
+        return web.Response(body=admin.document(await self._door.load(model_id)), content_type="application/json")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        model_id = self._model_of(request)
+        limits.refuse_form(request)
+        return web.Response(body=admin.document(await self._door.unload(model_id)), content_type="application/json")
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        happenings = self._door.happenings()
+        return await self._views.show(request, happenings, admin.happening_event)
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        model_id = self._model_of(request)
+        follow = request.query.get("follow", "0")
+        if follow not in ("0", "1"):
+            raise BadRequestError("follow: expected 0 or 1", param="follow")
+        if follow == "1":
+            lines = self._door.follow_logs(model_id)
+            return await self._views.show(request, lines, lambda line: admin.log_event(_one_line(line)))
+        return web.Response(text=admin.log_text(_one_line(line) for line in self._door.logs(model_id)))
+
+    def _model_of(self, request: web.Request) -> str:
+        model_id = self._door.resolve(request.match_info["id"]).id
+        request[RECORD].model_id = model_id
+        return model_id
+
+
+def _one_line(line: str) -> str:
+    """A worker's line, safe for a terminal."""
+    return escape_controls(line[:MAX_LOG_LINE_CHARS])
+
+
+class _LiveViews:
+    """Streams without an end of their own; they end with the application."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._open: set[asyncio.Timeout] = set()
+
+    async def end(self, _app: web.Application) -> None:
+        """aiohttp's hook at shutdown."""
+        for view in self._open:
+            view.reschedule(asyncio.get_running_loop().time())
+
+    async def show(
+        self, request: web.Request, items: AsyncIterator[_T], encode: Callable[[_T], bytes]
+    ) -> web.StreamResponse:
+        """Send each item as an event until the items end, the client leaves or the application stops."""
+        if len(self._open) >= MAX_LIVE_VIEWS:
+            raise QueueFullError(f"{MAX_LIVE_VIEWS} streams of events or logs are already open", retry_after_s=10.0)
+        stream = ClientStream(request, write_deadline_s=self._bounds.write_deadline_s)
+        view = asyncio.timeout(None)
+        try:
+            async with view:
+                self._open.add(view)
+                await self._send_all(stream, items, encode)
+        except TimeoutError:
+            log.debug("live view ended by shutdown")
+        finally:
+            self._open.discard(view)
+        return await stream.finish()
+
+    async def _send_all(self, stream: ClientStream, items: AsyncIterator[_T], encode: Callable[[_T], bytes]) -> None:
+        await stream.open()
+        async with keeping_alive(stream, self._bounds.comment_every_s):
+            try:
+                async for item in items:
+                    await stream.send(encode(item))
+            finally:
+                if isinstance(items, AsyncGenerator):
+                    await items.aclose()

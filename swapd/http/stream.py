@@ -1,0 +1,139 @@
+"""The client's side of an answer that is written piece by piece.
+
+Owns backpressure with a deadline, the headers of event streams and the comments that keep a waiting one alive.
+Must never write a part of an event, or anything after an error event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+WRITE_DEADLINE_S = 60.0
+COMMENT_EVERY_S = 15.0
+
+EVENT_STREAM = "text/event-stream"
+_EVENT_STREAM_HEADERS = {
+    "Content-Type": EVENT_STREAM,
+    "Cache-Control": "no-cache",
+    # nginx would otherwise hold events back until its buffer is full.
+    "X-Accel-Buffering": "no",
+}
+_COMMENT = b": waiting\n\n"
+
+
+def client_gone() -> asyncio.CancelledError:
+    """To raise when a write finds the client gone, so that it ends like aiohttp's own cancellation of the handler."""
+    return asyncio.CancelledError("the client is gone")
+
+
+def drop_client(request: web.Request) -> None:
+    """Cut the connection at once, so that a client cannot take what it has for a whole answer."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+class ClientStream:
+    """One streamed answer. Nothing is sent, not even a status, before the first call that writes."""
+
+    def __init__(self, request: web.Request, *, write_deadline_s: float = WRITE_DEADLINE_S) -> None:
+        self._request = request
+        self._write_deadline_s = write_deadline_s
+        self._response: web.StreamResponse | None = None
+        self.answered = False
+        """A part of the answer itself was sent, more than comments."""
+        self.finished = False
+
+    @property
+    def committed(self) -> bool:
+        """The status is decided and on its way."""
+        return self._response is not None
+
+    @property
+    def response(self) -> web.StreamResponse:
+        assert self._response is not None
+        return self._response
+
+    async def open(self, status: int = 200, headers: Mapping[str, str] = _EVENT_STREAM_HEADERS) -> None:
+        """Commit status and headers, unless that has happened."""
+        if self._response is None:
+            self._response = web.StreamResponse(status=status, headers=headers)
+            await self._bounded(self._response.prepare(self._request))
+
+    async def send(self, data: bytes) -> None:
+        """Write a part of the answer; of an event stream, whole events only."""
+        await self.open()
+        self.answered = True
+        await self._bounded(self.response.write(data))
+
+    async def comment(self) -> None:
+        """Write a comment, which event stream readers ignore."""
+        await self.open()
+        await self._bounded(self.response.write(_COMMENT))
+
+    async def fail(self, envelope: Mapping[str, Any]) -> web.StreamResponse:
+        """End an event stream with an error event, and without `[DONE]`."""
+        await self.send(b"data: " + msgspec.json.encode(envelope) + b"\n\n")
+        return await self.finish()
+
+    async def finish(self) -> web.StreamResponse:
+        self.finished = True
+        await self._bounded(self.response.write_eof())
+        return self.response
+
+    async def _bounded(self, write: Awaitable[object]) -> None:
+        """Await a write. Raises `CancelledError` if the client is gone or takes nothing until the deadline."""
+        try:
+            async with asyncio.timeout(self._write_deadline_s):
+                await write
+        except TimeoutError:
+            drop_client(self._request)
+            raise client_gone() from None
+        except ConnectionError:
+            raise client_gone() from None
+
+
+class Comments:
+    """Keeps a stream alive while there is nothing to send."""
+
+    def __init__(self, stream: ClientStream, every_s: float) -> None:
+        self._stream = stream
+        self._every_s = every_s
+        self._enough = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="comments")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._enough.wait()
+                return
+            except TimeoutError:
+                await self._stream.comment()
+
+    async def stop(self) -> None:
+        """Returns once no comment is being written any more."""
+        if not self._task.done():
+            self._enough.set()
+            await asyncio.wait((self._task,))
+
+    async def cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        if not self._task.cancelled() and (error := self._task.exception()):
+            raise error
+
+
+@asynccontextmanager
+async def keeping_alive(stream: ClientStream, every_s: float = COMMENT_EVERY_S) -> AsyncIterator[Comments]:
+    """Send a comment whenever `every_s` passes, the first of which commits the status, until stopped or left."""
+    comments = Comments(stream, every_s)
+    try:
+        yield comments
+    finally:
+        await comments.cancel()
