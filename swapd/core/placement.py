@@ -26,7 +26,7 @@ def lay(costs: LayerCosts, gpu: str | None, n_gpu_layers: int) -> dict[str, int]
         ram += costs.compute_bytes
     sizes = {RAM: ram}
     if gpu is not None and moved:
-        sizes[gpu] = sum(weights[first:]) + sum(kv[first:]) + costs.compute_bytes
+        sizes[gpu] = sum(weights[first:]) + sum(kv[first:]) + costs.compute_bytes + costs.tied_output_bytes
     return sizes
 
 

@@ -32,6 +32,8 @@ class LayerCosts:
     """Always in RAM: token embedding, logits buffer, the process itself."""
     compute_bytes: int
     """Once on each device that computes."""
+    tied_output_bytes: int = 0
+    """What the output layer takes in addition on a GPU: its copy of a token embedding that stays in RAM too."""
 
     def __post_init__(self) -> None:
         assert self.layer_weights_bytes, "a model has at least an output layer"

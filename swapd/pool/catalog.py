@@ -74,6 +74,7 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
         layer_kv_bytes=footprint.layer_kv_bytes,
         host_bytes=footprint.host_weights_bytes + footprint.output_bytes + footprint.process_bytes,
         compute_bytes=footprint.compute_bytes,
+        tied_output_bytes=footprint.tied_output_bytes,
     )
 
 

@@ -1,0 +1,73 @@
+"""The backend `scripted`: describes `scripted_worker` to the daemon. Its "model files" are text files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from backends.base import (
+    Capabilities,
+    Footprint,
+    Inspection,
+    InvalidModelError,
+    LaunchOrder,
+    LaunchSpec,
+    Settings,
+    encode_path,
+)
+
+MIB = 1024 * 1024
+WORKER = Path(__file__).with_name("scripted_worker.py")
+
+
+class ScriptedSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    path: Path
+    memory_mib: int = 100
+    n_parallel: int = 4
+    load_s: float = 0.0
+    failure: str = ""
+    """exit, invalid, segv, hang or nonsense."""
+    fail_while_exists: str = ""
+    """The failure happens only while this file exists."""
+    ignore_sigterm: bool = False
+    grandchild: bool = False
+    chatter_lines: int = 0
+
+
+class ScriptedBackend:
+    name: ClassVar[str] = "scripted"
+    settings_type: ClassVar[type[Settings]] = ScriptedSettings
+    has_portable_mode: ClassVar[bool] = True
+
+    def inspect(self, settings: ScriptedSettings) -> Inspection:
+        try:
+            text = settings.path.read_text()
+        except OSError as error:
+            raise InvalidModelError(f"{settings.path}: {error.strerror}") from error
+        if not text.startswith("model"):
+            raise InvalidModelError(f"{settings.path}: this is no model file")
+        size_bytes = settings.memory_mib * MIB
+        footprint = Footprint((size_bytes // 2,), (size_bytes - size_bytes // 2,), 0, 0, 0, 0)
+        return Inspection(footprint, settings.n_parallel, Capabilities(), n_ctx=4096, n_gpu_layers=0)
+
+    def files(self, settings: ScriptedSettings) -> tuple[Path, ...]:
+        return (settings.path,)
+
+    def launch(self, settings: ScriptedSettings, order: LaunchOrder) -> LaunchSpec:
+        argv = [
+            sys.executable,
+            "-S",
+            str(WORKER),
+            "--socket",
+            str(order.socket_path),
+            "--control-fd",
+            str(order.control_fd),
+            "--settings",
+            msgspec.json.encode(settings, enc_hook=encode_path).decode(),
+        ]
+        if order.portable:
+            argv.append("--portable")
+        return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env})

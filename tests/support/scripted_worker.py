@@ -1,0 +1,149 @@
+"""A worker that follows a script: the control channel and an HTTP server, no model.
+
+How it loads is in its settings; how it answers is in the request's last message, as words like
+`tokens=5 gap_s=0.1 die_after=3`. It starts in a few hundredths of a second and can do everything wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+DEFAULTS = {"tokens": 3, "gap_s": 0.0, "die_after": -1, "stop_after": -1, "status": 200, "half_after": -1}
+
+
+class Script:
+    def __init__(self, control: socket.socket, settings: dict[str, object]) -> None:
+        self.control = control
+        self.settings = settings
+        self.batches = 0
+
+    def say(self, **message: object) -> None:
+        self.control.sendall(json.dumps(message).encode() + b"\n")
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            headers = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:] if line)
+            }
+            body = json.loads(await reader.readexactly(int(headers["content-length"])))
+            await self.answer(headers.get("x-request-id", "?"), body, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def answer(self, request_id: str, body: dict[str, object], writer: asyncio.StreamWriter) -> None:
+        order = dict(DEFAULTS)
+        for word in str(body["messages"][-1]["content"]).split():  # type: ignore[index]
+            name, _, value = word.partition("=")
+            if name in order:
+                order[name] = float(value) if name.endswith("_s") else int(value)
+        kind = "text/event-stream" if body.get("stream") else "application/json"
+        lines = [f"HTTP/1.1 {order['status']} X", f"Content-Type: {kind}", "Connection: close", "", ""]
+        head = "\r\n".join(lines).encode()
+        sent = 0
+        if body.get("stream"):
+            writer.write(head)
+        for number in range(int(order["tokens"])):
+            if number == order["die_after"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == order["stop_after"]:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            await asyncio.sleep(order["gap_s"])
+            self.batches += 1
+            self.say(type="progress", batches=self.batches)
+            sent += 1
+            if body.get("stream"):
+                chunk = {"choices": [{"index": 0, "delta": {"content": f"t{number} "}}]}
+                event = f"data: {json.dumps(chunk)}\n\n".encode()
+                writer.write(event[: len(event) // 2] if number == order["half_after"] else event)
+                await writer.drain()
+        self.say(type="usage", request_id=request_id, prompt_tokens=7, cached_tokens=0, completion_tokens=sent)
+        if body.get("stream"):
+            writer.write(b"data: [DONE]\n\n")
+        else:
+            text = "".join(f"t{number} " for number in range(sent))
+            document = {
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
+                "pid": os.getpid(),
+            }
+            writer.write(head + json.dumps(document).encode())
+        await writer.drain()
+
+
+def die_with_the_daemon(control: socket.socket) -> None:
+    while control.recv(1024):
+        pass
+    os._exit(1)
+
+
+def load(script: Script) -> None:
+    settings = script.settings
+    for line in range(int(settings.get("chatter_lines", 0))):  # type: ignore[call-overload]
+        print("chatter " + "x" * 1000 + f" {line}", flush=True)
+    if settings.get("ignore_sigterm"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if settings.get("grandchild"):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        print(f"grandchild {child.pid}", flush=True)
+    marker = str(settings.get("fail_while_exists") or "")
+    failure = str(settings.get("failure") or "")
+    if marker and not Path(marker).exists():
+        failure = ""
+    if failure == "hang":
+        time.sleep(600)
+    time.sleep(float(settings.get("load_s", 0.0)))  # type: ignore[arg-type]
+    script.say(type="loading", progress=0.5)
+    script.say(type="warming_up")
+    if failure == "exit":
+        print("the scripted loader gives up: out of imaginary memory", file=sys.stderr, flush=True)
+        os._exit(3)
+    if failure == "invalid":
+        script.say(type="failed", kind="invalid_model", message="the scripted file is no model")
+        os._exit(1)
+    if failure == "segv" and not settings.get("_portable"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if failure == "nonsense":
+        script.control.sendall(b"this is not JSON\n")
+
+
+async def serve(script: Script, path: str) -> None:
+    stop = asyncio.Event()
+    if not script.settings.get("ignore_sigterm"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    server = await asyncio.start_unix_server(script.handle, path, backlog=2048)
+    script.say(type="ready", n_ctx=4096, slots=1)
+    await stop.wait()
+    server.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--settings", required=True)
+    parser.add_argument("--portable", action="store_true")
+    arguments = parser.parse_args()
+    control = socket.socket(fileno=arguments.control_fd)
+    settings = json.loads(arguments.settings)
+    settings["_portable"] = arguments.portable
+    threading.Thread(target=die_with_the_daemon, args=(control,), daemon=True).start()
+    script = Script(control, settings)
+    load(script)
+    asyncio.run(serve(script, arguments.socket))
+
+
+if __name__ == "__main__":
+    main()
