@@ -121,7 +121,7 @@ def read_header(path: Path) -> GgufHeader:
     files = shard_paths(path, first.integer("split.no") or 0, count)
     tensors = list(first.tensors)
     for index, file in enumerate(files[1:], start=1):
-        if not os.path.exists(file):  # Path.exists raises where the directory may not be searched
+        if not os.access(file, os.F_OK):
             raise InvalidModelError(
                 f"{path}: the model is split into {count} files and {file.name} is missing beside it; download it too"
             )
