@@ -76,6 +76,8 @@ def _devices(footprint: Footprint, laid_out: Placement, budgets: Mapping[str, in
         if name == RAM:
             weights_bytes += footprint.host_weights_bytes
             other_bytes = footprint.output_bytes + footprint.process_bytes
+        else:
+            weights_bytes += footprint.tied_output_bytes
         assert weights_bytes + kv_bytes + compute_bytes + other_bytes == device_bytes, name
         parts.append(
             DeviceEstimate(

@@ -31,17 +31,19 @@ FILE_BACKEND = "llama_cpp"
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the daemon until it is told to stop."""
-    from swapd import daemon, demo  # The daemon's imports are slow; no other command needs them.
+    # The daemon's imports are slow, and no other command needs them.
+    from swapd.daemon import run
+    from swapd.demo import demo_config
 
     if arguments.demo:
         with tempfile.TemporaryDirectory(prefix="swapd-demo-") as directory:
-            return daemon.run(None, _listening_at(demo.demo_config(Path(directory)), arguments.listen))
+            return run(None, _listening_at(demo_config(Path(directory)), arguments.listen))
     path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
     if path is None:
         raise CommandError(
             f"there is no configuration: write {SYSTEM_CONFIG}, name one with --config, or try swapd serve --demo"
         )
-    return daemon.run(path, _listening_at(load(path, installed_backends()), arguments.listen))
+    return run(path, _listening_at(load(path, installed_backends()), arguments.listen))
 
 
 def _listening_at(config: Config, listen: str | None) -> Config:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.scripted_daemon import Script, scripted_daemon
+from support.admin_script import Script, scripted_admin
 
 from swapd.cli import places
 
@@ -21,7 +21,7 @@ def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def daemon() -> Iterator[Script]:
-    with scripted_daemon() as script:
+    with scripted_admin() as script:
         yield script
 
 

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.scripted_daemon import Script, model_document, scripted_daemon, status_document
+from support.admin_script import Script, model_document, scripted_admin, status_document
 
 from swapd.cli import main
 
@@ -119,7 +119,7 @@ def test_following_all_models_outlives_the_failure_of_one(daemon: Script, capsys
 
 
 def test_a_unix_socket_is_reached(tmp_path: Path, capsys: Captured) -> None:
-    with scripted_daemon(tmp_path / "http") as script:
+    with scripted_admin(tmp_path / "http") as script:
         script.answer("POST /swapd/v1/models/tiny/unload", model_document("tiny"))
         assert main(["unload", "tiny", "--url", script.url]) == 0
     assert capsys.readouterr().out == "tiny is unloaded\n"

@@ -14,6 +14,7 @@ FOOTPRINT = Footprint(
     compute_bytes=7,
     output_bytes=3,
     process_bytes=4,
+    tied_output_bytes=1,
 )
 
 
@@ -44,14 +45,14 @@ def test_without_a_gpu_everything_is_in_ram() -> None:
 def test_all_layers_on_a_gpu_leave_the_embedding_and_the_process_in_ram() -> None:
     assert parts(estimated(None, {"RAM": 1000, "CUDA0": 1000})) == {
         "RAM": (50, 0, 0, 7, 57),
-        "CUDA0": (600, 30, 7, 0, 637),
+        "CUDA0": (601, 30, 7, 0, 638),
     }
 
 
 def test_some_layers_on_a_gpu_are_the_last_ones_and_both_sides_compute() -> None:
     assert parts(estimated(2, {"RAM": 1000, "CUDA0": 1000})) == {
         "RAM": (150, 10, 7, 7, 174),
-        "CUDA0": (500, 20, 7, 0, 527),
+        "CUDA0": (501, 20, 7, 0, 528),
     }
 
 

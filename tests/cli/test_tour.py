@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.scripted_daemon import model_document, scripted_daemon, status_document
+from support.admin_script import model_document, scripted_admin, status_document
 
 from swapd.cli import main
 from swapd.cli.tour import changes
@@ -37,7 +37,7 @@ def test_a_swap_is_told_as_who_left_why_and_who_came() -> None:
 
 
 async def ask(tmp_path: Path, body: bytes) -> str:
-    with scripted_daemon(tmp_path / "http") as script:
+    with scripted_admin(tmp_path / "http") as script:
         script.answer("POST /v1/chat/completions", body)
         async with Client(daemon_address(script.url)) as client, aclosing(client.chat("a", "Hello?", 9)) as pieces:
             answer = "".join([piece async for piece in pieces])
