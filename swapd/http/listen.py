@@ -83,20 +83,17 @@ async def serve(
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=shutdown_timeout_s,
     )
-    await runner.setup()
-    try:
-        with ExitStack() as unix_sockets:
-            if sockets:
-                for passed in sockets:
-                    passed.setblocking(False)
-                    await web.SockSite(runner, passed, backlog=BACKLOG).start()
-            else:
-                for text in listen:
-                    await _start_site(runner, text, unix_sockets)
+    with ExitStack() as unix_sockets:
+        await runner.setup()
+        try:
+            for passed in sockets:
+                passed.setblocking(False)
+                await web.SockSite(runner, passed, backlog=BACKLOG).start()
+            for text in () if sockets else listen:
+                await _start_site(runner, text, unix_sockets)
             yield tuple(_show(address) for address in runner.addresses)
+        finally:
             await runner.cleanup()
-    finally:
-        await runner.cleanup()
 
 
 async def _start_site(runner: web.AppRunner, text: str, unix_sockets: ExitStack) -> None:

@@ -169,6 +169,8 @@ class _Exchange:
     async def _relay(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         if upstream.content_type == EVENT_STREAM:
             return await self._relay_events(upstream)
+        # From here no comment may commit a status that the worker's answer does not have.
+        await self._stop_comments()
         if self.client.committed:
             raise _ToldError(upstream.status, await _envelope_of(upstream))
         return await self._relay_body(upstream)
@@ -198,11 +200,14 @@ class _Exchange:
         return response
 
     async def _open_events(self, status: int) -> None:
-        if self.comments is not None:
-            await self.comments.stop()
+        await self._stop_comments()
         if status != web.HTTPOk.status_code and not self.client.committed:
             await self.client.open(status, {"Content-Type": EVENT_STREAM})
         self._events = True
+
+    async def _stop_comments(self) -> None:
+        if self.comments is not None:
+            await self.comments.stop()
 
     def _time_events(self, count: int, last_s: float) -> float:
         """Note events that arrived together; the gap before them is shared out. Returns the time now."""
@@ -225,8 +230,6 @@ class _Exchange:
         if upstream.content.at_eof():
             headers.pop("Content-Length", None)
             return web.Response(status=upstream.status, headers=headers, body=start)
-        if self.comments is not None:
-            await self.comments.stop()
         await self.client.open(upstream.status, headers)
         await self.client.send(start)
         async for data in upstream.content.iter_any():

@@ -317,6 +317,46 @@ async def test_a_workers_refusal_after_the_first_comment_is_an_error_event_in_it
         assert errors_in(text) == [{"message": "prompt too long", "n_ctx": 512}]
 
 
+async def test_a_workers_refusal_of_a_stream_keeps_its_status(tmp_path: Path) -> None:
+    async def script(call: Call) -> None:
+        await call.whole(b'{"error":{"message":"prompt too long"}}', status="400 Bad Request")
+
+    async with worker(tmp_path / "w", script) as path, house(ScriptedDoor([path])) as home:
+        async with home.http.post(CHAT, json=chat_body(stream=True)) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["message"] == "prompt too long"
+        assert b'code="400",endpoint="/v1/chat/completions",model="org/tiny"' in home.metrics.render()
+
+
+async def test_other_streams_go_on_when_one_worker_dies(tmp_path: Path) -> None:
+    died, told = asyncio.Event(), asyncio.Event()
+
+    async def dies(call: Call) -> None:
+        await call.start()
+        await call.chunk(EVENTS[0])
+        await died.wait()
+        call.die()
+
+    async def lives(call: Call) -> None:
+        await call.start()
+        await call.chunk(EVENTS[0])
+        await told.wait()
+        await call.chunk(b"".join(EVENTS[1:]) + DONE)
+        await call.end()
+
+    async with (
+        worker(tmp_path / "a", dies) as a,
+        worker(tmp_path / "b", lives) as b,
+        house(ScriptedDoor([a, b])) as home,
+    ):
+        broken = await home.http.post(CHAT, json=chat_body(stream=True))
+        whole = await home.http.post(CHAT, json=chat_body(stream=True))
+        died.set()
+        assert "worker_lost" in await stream_text(broken)
+        told.set()
+        assert await whole.read() == STREAM
+
+
 async def test_a_reader_that_takes_nothing_is_dropped_and_the_worker_held_back(tmp_path: Path) -> None:
     sent_bytes = 0
     big = b"data: " + b"x" * 60_000 + b"\n\n"
