@@ -25,7 +25,7 @@ from swapd.config import diff, watch
 from swapd.config.load import load
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Config
-from swapd.errors import ShuttingDownError
+from swapd.errors import ShuttingDownError, StartupError
 from swapd.http.listen import serve
 from swapd.http.server import make_app
 from swapd.observe import logs
@@ -67,7 +67,19 @@ def run(path: Path | None, config: Config, backends: Mapping[str, Backend] | Non
         async def main() -> int:
             return await _Daemon(path, config, known, sockets_dir).main()
 
-        return asyncio.run(main())
+        try:
+            return asyncio.run(main())
+        except BaseExceptionGroup as group:
+            # A task group wraps what its body raises; the person at the terminal is owed the one line.
+            refused, others = group.split(StartupError)
+            if refused is None or others is not None:
+                raise
+            raise _first(refused) from None
+
+
+def _first(group: BaseExceptionGroup[StartupError]) -> StartupError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from swapd.demo import demo_config
 
     if arguments.demo:
-        with tempfile.TemporaryDirectory(prefix="swapd-demo-") as directory:
+        with tempfile.TemporaryDirectory(prefix="demo-") as directory:
             return run(None, _listening_at(demo_config(Path(directory)), arguments.listen))
     path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
     if path is None:

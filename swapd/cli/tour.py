@@ -40,7 +40,7 @@ EXPECTED_LOADS = 3
 
 def demo(_arguments: argparse.Namespace) -> int:
     """Run the tour. Raises `CommandError` or `StartupError` with one line when it cannot be finished."""
-    with tempfile.TemporaryDirectory(prefix="swapd-tour-") as directory:
+    with tempfile.TemporaryDirectory(prefix="swapd-") as directory:
         config = demo_list.demo_config(Path(directory))
         budget_bytes = config.memory.budget["RAM"].size_bytes
         assert budget_bytes is not None
