@@ -101,10 +101,13 @@ def fail_load(
     refuse_all(ledger, model, Refusal(kind, message, backoff_s(model.failures)), effects)
 
 
-def note_crash(model: Model, message: str, now_s: float, effects: list[Effect]) -> None:
-    """A worker died or hung while it served. The first time in a row it is simply loaded again."""
+def note_crash(ledger: Ledger, worker: Worker, message: str, now_s: float, effects: list[Effect]) -> None:
+    """A worker died or hung while it served. The first time in a row its model is simply loaded again."""
+    effects.append(Tell("worker_lost", worker.model_id, message))
+    model = ledger.models.get(worker.model_id)
+    if model is None or model.spec.launch_key != worker.spec.launch_key:
+        return  # The settings and the file that it ran with are gone; the new ones have done nothing wrong.
     model.failures += 1
     model.last_error = message
     if model.failures > 1:
         model.retry_at_s = now_s + backoff_s(model.failures - 1)
-    effects.append(Tell("worker_lost", model.id, message))

@@ -64,8 +64,8 @@ def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         at_s = stuck_at_s(worker)
         if at_s is None or now_s < at_s:
             continue
-        model = ledger.models.get(worker.model_id)
         if worker.state in LOADING_STATES:
+            model = ledger.models.get(worker.model_id)
             message = (
                 f"model {worker.model_id!r} made no load progress for {worker.spec.load_timeout_s:g} s and was "
                 "killed; a slow disk needs a longer load_timeout"
@@ -77,8 +77,7 @@ def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
                 f"the worker of model {worker.model_id!r} finished nothing for {worker.spec.stall_timeout_s:g} s "
                 "(stall_timeout) and was killed"
             )
-            if model is not None:
-                note_crash(model, message, now_s, effects)
+            note_crash(ledger, worker, message, now_s, effects)
         stop(ledger, worker, Departure("stuck"), now_s, effects, grace_s=0.0)
 
 

@@ -12,7 +12,18 @@ from swapd.core import events as ev
 from swapd.core import fairness
 from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportDeparture, ReportLoad, Tell
-from swapd.core.ledger import LOADING_STATES, Ask, Departure, Device, Ledger, Model, Request, Settling, Worker
+from swapd.core.ledger import (
+    LEAVING_STATES,
+    LOADING_STATES,
+    Ask,
+    Departure,
+    Device,
+    Ledger,
+    Model,
+    Request,
+    Settling,
+    Worker,
+)
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
 from swapd.core.spec import RAM, ModelSpec
@@ -131,7 +142,7 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
     worker = ledger.workers[event.worker_id]
     state = worker.state
     cut_running(ledger, worker, now_s)
-    _take_out(ledger, worker, now_s)
+    _take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
     model = ledger.models.get(worker.model_id)
     if state in LOADING_STATES:
         outcome = "crashed" if event.kind is ev.ExitKind.CPU_FAULT else "failed"
@@ -139,20 +150,21 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
         if model is not None:
             _load_ended(ledger, model, worker, event, now_s, effects)
     else:
-        departure = worker.departure or Departure("crashed")
+        asked = worker.departure if state is WorkerState.STOPPING else None
+        departure = asked or Departure("crashed")
         if worker.ready_at_s is not None:
-            evicted = departure.is_eviction and state is WorkerState.STOPPING
-            effects.append(ReportDeparture(worker.model_id, departure.reason, evicted))
-        if state is not WorkerState.STOPPING and model is not None:
-            note_crash(model, event.detail, now_s, effects)
+            effects.append(ReportDeparture(worker.model_id, departure.reason, departure.is_eviction))
+        if asked is None:
+            note_crash(ledger, worker, event.detail, now_s, effects)
     if model is not None:
         _answer_unloads(ledger, model, effects)
 
 
-def _take_out(ledger: Ledger, worker: Worker, now_s: float) -> None:
+def _take_out(ledger: Ledger, worker: Worker, now_s: float, *, settles: bool) -> None:
+    """Free a reaped worker's bytes. One whose process never began to load had none on a GPU to give back."""
     ledger.remove_worker(worker)
     for name, size_bytes in worker.placement.device_bytes.items():
-        if name != RAM and size_bytes:
+        if settles and name != RAM and size_bytes:
             free_before = ledger.devices[name].free_bytes
             ledger.settling.append(Settling(name, size_bytes, free_before, now_s + SETTLE_S))
     ledger.note_release()
@@ -182,10 +194,7 @@ def _load_ended(
 
 
 def _answer_unloads(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
-    leaving = any(
-        worker.departure is not None and worker.departure.reason == "asked" for worker in ledger.workers_of(model.id)
-    )
-    if not leaving:
+    if not any(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
         effects += [Answer(ask.id, None) for ask in model.unload_asks]
         model.unload_asks.clear()
 

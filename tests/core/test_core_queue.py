@@ -1,0 +1,166 @@
+"""The queue of one model: bounds, timeouts, cancels, and the count of what became of every request."""
+
+from __future__ import annotations
+
+import pytest
+from support.simulation import model, ram
+from support.stepper import Stepper, only
+
+from swapd.core import events as ev
+from swapd.core.effects import Grant, Launch, RefusalKind, Reject, SetTimer, Stop
+from swapd.core.scheduler import step
+
+
+def refused(effects: object) -> list[tuple[str, RefusalKind]]:
+    return [(one.request_id, one.refusal.kind) for one in only(Reject, effects)]  # type: ignore[arg-type]
+
+
+def test_a_full_queue_refuses_the_newest_and_never_an_older_one() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, max_waiting=3))
+    for number in range(3):
+        assert refused(stepper.arrive(f"old{number}", "a")) == []
+    effects = stepper.arrive("new", "a", priority=9)
+    assert refused(effects) == [("new", RefusalKind.QUEUE_FULL)]
+    (reject,) = only(Reject, effects)
+    assert "3 requests waiting (queue.max_waiting)" in reject.refusal.message
+    assert reject.refusal.retry_after_s is not None
+    assert reject.refusal.retry_after_s >= 1.0
+    assert list(stepper.model("a").waiting) == ["old0", "old1", "old2"]
+
+
+def test_a_request_that_is_granted_at_once_never_counts_as_waiting() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, max_waiting=0, slots=2))
+    stepper.load("a")
+    assert [grant.request_id for grant in only(Grant, stepper.arrive("1", "a"))] == ["1"]
+    assert [grant.request_id for grant in only(Grant, stepper.arrive("2", "a"))] == ["2"]
+    assert refused(stepper.arrive("3", "a")) == [("3", RefusalKind.QUEUE_FULL)]
+
+
+def test_a_request_as_old_as_the_timeout_is_refused_to_the_second() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, queue_timeout_s=30.0))
+    stepper.arrive("1", "a")
+    stepper.wait(10.0)
+    stepper.arrive("2", "a")
+    assert refused(stepper.wait(19.9)) == []
+    assert refused(stepper.wait(0.1)) == [("1", RefusalKind.QUEUE_TIMEOUT)]
+    assert refused(stepper.wait(10.0)) == [("2", RefusalKind.QUEUE_TIMEOUT)]
+
+
+def test_a_running_request_has_no_queue_timeout() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, queue_timeout_s=30.0, stall_timeout_s=1e6))
+    stepper.serve("1", "a")
+    assert refused(stepper.wait(1000.0)) == []
+
+
+def test_a_request_for_an_unknown_model_is_refused() -> None:
+    stepper = Stepper([ram(1000)])
+    assert refused(stepper.arrive("1", "nowhere")) == [("1", RefusalKind.UNKNOWN_MODEL)]
+
+
+def test_a_worker_runs_no_more_than_its_slots() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=3))
+    stepper.load("a")
+    grants = [grant for number in range(5) for grant in only(Grant, stepper.arrive(f"r{number}", "a", f"c{number}"))]
+    assert [grant.request_id for grant in grants] == ["r0", "r1", "r2"]
+    assert [grant.request_id for grant in only(Grant, stepper.finish("r1"))] == ["r3"]
+
+
+def test_a_cancelled_request_leaves_its_slot_to_the_next() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1))
+    stepper.serve("1", "a")
+    stepper.arrive("2", "a")
+    stepper.arrive("3", "a")
+    assert only(Grant, stepper.cancel("2")) == []
+    assert [grant.request_id for grant in only(Grant, stepper.cancel("1"))] == ["3"]
+
+
+@pytest.mark.parametrize("event", [ev.RequestCancelled("1"), ev.RequestFinished("1", True)])
+def test_news_of_a_request_that_is_over_changes_nothing(event: ev.Event) -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    stepper.serve("1", "a")
+    stepper.finish("1")
+    before = stepper.ledger.counters.finished, stepper.ledger.counters.cancelled
+    assert stepper.post(event) == []
+    assert (stepper.ledger.counters.finished, stepper.ledger.counters.cancelled) == before
+
+
+def test_every_accepted_request_is_counted_once() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=2, max_waiting=2))
+    stepper.serve("finished", "a")
+    stepper.arrive("broken", "a")
+    stepper.arrive("cancelled", "a")
+    stepper.arrive("running", "a")
+    stepper.arrive("refused", "a")
+    stepper.cancel("cancelled")
+    stepper.finish("finished")
+    stepper.finish("broken", ok=False)
+    stepper.arrive("nowhere", "nowhere")
+    counters = stepper.ledger.counters
+    assert (counters.accepted, counters.finished, counters.failed, counters.cancelled) == (6, 1, 3, 1)
+    assert len(stepper.ledger.running) == 1
+
+
+def test_the_timer_is_set_only_when_its_time_changes_and_taken_away_at_the_end() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, queue_timeout_s=30.0, load_timeout_s=100.0))
+    assert only(SetTimer, stepper.arrive("1", "a")) == [SetTimer(30.0)]
+    assert only(SetTimer, stepper.arrive("2", "a")) == []
+    stepper.ready("a")
+    stepper.finish("1")
+    assert only(SetTimer, stepper.finish("2"))[-1] == SetTimer(None)
+
+
+def test_a_timer_that_fires_early_is_set_again_and_does_no_harm() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, queue_timeout_s=30.0))
+    stepper.arrive("1", "a")
+    stepper.now_s = 29.0
+    assert stepper.post(ev.TimerFired()) == [SetTimer(30.0)]
+
+
+def test_time_never_goes_backwards() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    stepper.wait(5.0)
+    stepper.arrive("1", "a")
+    with pytest.raises(AssertionError, match="backwards"):
+        step(stepper.ledger, ev.TimerFired(), 4.0)
+
+
+def test_at_shutdown_the_waiting_are_refused_and_the_running_drain() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1, drain_s=30.0), model("b", 400))
+    stepper.serve("1", "a")
+    stepper.arrive("2", "a", "bob")
+    stepper.arrive("3", "b", "carol")
+    effects = stepper.post(ev.ShutdownAsked())
+    assert refused(effects) == [("2", RefusalKind.SHUTTING_DOWN), ("3", RefusalKind.SHUTTING_DOWN)]
+    assert stepper.states() == {"a": ["draining"], "b": ["stopping"]}
+    assert refused(stepper.arrive("4", "a")) == [("4", RefusalKind.SHUTTING_DOWN)]
+    assert len(only(Stop, stepper.finish("1"))) == 1
+    assert stepper.ledger.counters.finished == 1
+
+
+def test_at_shutdown_what_still_runs_is_cut_when_the_drain_is_over() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, drain_s=30.0))
+    stepper.serve("1", "a")
+    stepper.post(ev.ShutdownAsked())
+    assert only(Stop, stepper.wait(29.9)) == []
+    assert len(only(Stop, stepper.wait(0.1))) == 1
+
+
+def test_a_worker_that_drains_for_room_gets_a_deadline_at_shutdown() -> None:
+    models = (model("a", 800, drain_s=30.0, stall_timeout_s=1e6), model("b", 800, max_wait_s=1.0))
+    stepper = Stepper([ram(1000)], *models)
+    stepper.serve("1", "a")
+    stepper.arrive("2", "b", "bob")
+    stepper.wait(5.0)
+    stepper.post(ev.ShutdownAsked())
+    assert stepper.states() == {"a": ["draining"]}
+    assert len(only(Stop, stepper.wait(30.0))) == 1
+
+
+def test_after_shutdown_nothing_is_loaded_any_more() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, pin=True))
+    stepper.ready("a")
+    stepper.post(ev.ShutdownAsked())
+    assert only(Launch, stepper.exit("a")) == []
+    assert only(Launch, stepper.post(ev.LoadAsked("ask", "a"))) == []
+    assert stepper.ledger.workers == {}
+    assert stepper.ledger.timer_at_s is None
