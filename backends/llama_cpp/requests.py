@@ -1,0 +1,292 @@
+"""What a client may send: typed bodies, checked types and ranges, and their translation into engine terms.
+
+Owns the bounds on every field. A null means the same as an absent field. Pure: bytes in, frozen data out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from backends.llama_cpp.engine.types import Sampling
+from backends.llama_cpp.errors import RequestError
+from backends.llama_cpp.unsupported import CHAT, COMPLETION, Off, refuse_unsupported
+
+MAX_MESSAGES = 10_000
+MAX_PROMPTS = 128
+MAX_INPUTS = 2048
+"""OpenAI's bound on the inputs of one embeddings request."""
+MAX_STOPS = 32
+MAX_STOP_CHARS = 512
+MAX_BIASES = 4096
+BAN_BIAS = -100.0
+"""OpenAI: a bias this low bans the token."""
+INT32_MAX = 2**31 - 1
+RANDOM_SEED = 2**32 - 1
+"""llama.cpp's LLAMA_DEFAULT_SEED, which -1 also comes to: draw a fresh seed."""
+
+Role = Annotated[str, Meta(min_length=1, max_length=64)]
+Limit = Annotated[int, Meta(ge=-1, le=INT32_MAX)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
+Bias = Annotated[float, Meta(ge=-1e6, le=100)] | bool
+TokenId = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+Tokens = tuple[TokenId, ...]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """Only looked for, to be refused: its fields do not matter."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message as the client sent it."""
+
+    role: Role
+    content: str | tuple[Part, ...] | None = None
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """How a stream is decorated."""
+
+    include_usage: bool | None = None
+
+
+class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields chat and text completions share."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=INT32_MAX)] | None = None
+    n_cmpl: Annotated[int, Meta(ge=1, le=INT32_MAX)] | None = None
+    """llama-server's name of `n`."""
+    max_completion_tokens: Limit | None = None
+    max_tokens: Limit | None = None
+    n_predict: Limit | None = None
+    stop: Stop | Annotated[tuple[Stop, ...], Meta(max_length=MAX_STOPS)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """OpenAI ends at 2; llama.cpp's users go further."""
+    top_k: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | None = None
+    top_p: Share | None = None
+    min_p: Share | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
+    ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a chunk of token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatBody(GenerateBody, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+
+
+class CompletionBody(GenerateBody, frozen=True, kw_only=True):
+    """POST /v1/completions. `prompt` is one text, one list of token ids, or a list of either."""
+
+    prompt: str | tuple[str | TokenId | Tokens, ...]
+
+
+class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/embeddings. `input` takes the same four forms as a completion's prompt."""
+
+    input: str | tuple[str | TokenId | Tokens, ...]
+    encoding_format: str | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=INT32_MAX)] | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loaded model bounds: choices per prompt, vocabulary, usable context in tokens, size of a vector."""
+
+    n_parallel: int
+    n_vocab: int
+    n_ctx: int
+    n_embd: int
+
+
+Body = TypeVar("Body", ChatBody, CompletionBody, EmbeddingBody)
+
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_chat_decoder = msgspec.json.Decoder(ChatBody)
+_completion_decoder = msgspec.json.Decoder(CompletionBody)
+_embedding_decoder = msgspec.json.Decoder(EmbeddingBody)
+
+
+def decode_chat(data: bytes) -> ChatBody:
+    """Check a chat body. Raises `RequestError` naming the field."""
+    body = _decode(_chat_decoder, data, CHAT)
+    for index, message in enumerate(body.messages):
+        _check_message(message, f"messages[{index}]")
+    return body
+
+
+def decode_completion(data: bytes) -> CompletionBody:
+    """Check a text completion body. Raises `RequestError` naming the field."""
+    return _decode(_completion_decoder, data, COMPLETION)
+
+
+def decode_embedding(data: bytes) -> EmbeddingBody:
+    """Check an embeddings body. Raises `RequestError` naming the field."""
+    body = _decode(_embedding_decoder, data, {})
+    if body.encoding_format not in (None, "float", "base64"):
+        raise RequestError("encoding_format must be float or base64", param="encoding_format")
+    return body
+
+
+def _decode(decoder: msgspec.json.Decoder[Body], data: bytes, table: Mapping[str, Off]) -> Body:
+    try:
+        refuse_unsupported(_fields_decoder.decode(data), table)
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _explain(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise RequestError("the body is nested too deeply") from None
+
+
+_PATH = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
+
+
+def _explain(error: msgspec.ValidationError) -> RequestError:
+    """msgspec says "Expected `int` >= 1 - at `$.n`"; the client reads "n: expected `int` >= 1"."""
+    text = str(error)
+    located = _PATH.match(text)
+    path, what = (located["path"], located["what"]) if located else ("", text)
+    missing = _MISSING.search(what)
+    if missing:
+        param = f"{path}.{missing['field']}" if path else missing["field"]
+        return RequestError(f"{param} is required", param=param)
+    what = what[:1].lower() + what[1:]
+    return RequestError(f"{path}: {what}" if path else f"the body: {what}", param=path or None)
+
+
+def _check_message(message: Message, where: str) -> None:
+    if message.tool_calls:
+        raise RequestError(f"{where}.tool_calls is not supported yet", param=f"{where}.tool_calls")
+    if not isinstance(message.content, tuple):
+        return
+    for index, part in enumerate(message.content):
+        param = f"{where}.content[{index}]"
+        if part.type != "text":
+            raise RequestError(f"{param}.type is {part.type[:64]!r}; this model reads text only", param=f"{param}.type")
+        if part.text is None:
+            raise RequestError(f"{param}.text is required", param=f"{param}.text")
+
+
+def message_text(message: Message) -> str:
+    """The content as one string: parts are joined by a newline, as llama-server does; null is empty."""
+    if isinstance(message.content, tuple):
+        return "\n".join(part.text or "" for part in message.content)
+    return message.content or ""
+
+
+def several(value: str | tuple[str | int | Tokens, ...], param: str, at_most: int) -> tuple[str | Tokens, ...]:
+    """The prompts or inputs as a list, whichever of the four forms was sent. Never empty."""
+    if isinstance(value, str):
+        return (value,)
+    if not value:
+        raise RequestError(f"{param} must not be empty", param=param)
+    ids = tuple(item for item in value if isinstance(item, int))
+    if ids:
+        if len(ids) != len(value):
+            raise RequestError(f"{param} must not mix token ids with anything else", param=param)
+        return (ids,)
+    if len(value) > at_most:
+        raise RequestError(f"{param} has {len(value)} entries; {at_most} are allowed", param=param)
+    return tuple(item for item in value if not isinstance(item, int))
+
+
+def choices(body: GenerateBody, limits: Limits) -> int:
+    """How many continuations of each prompt are asked for."""
+    n, param = (body.n, "n") if body.n is not None else (body.n_cmpl or 1, "n_cmpl")
+    if n > limits.n_parallel:
+        raise RequestError(f"{param} is {n}, but this model runs {limits.n_parallel} sequences at once", param=param)
+    return n
+
+
+def max_tokens(body: GenerateBody) -> int | None:
+    """Tokens to generate per choice; None runs to the end of the context. Any of the three names may say it."""
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+        value: int | None = getattr(body, name)
+        if value == 0:
+            raise RequestError(f"{name} must be at least 1 (or -1 for no limit)", param=name)
+        if value is not None:
+            return None if value < 0 else value
+    return None
+
+
+def stops(body: GenerateBody) -> tuple[str, ...]:
+    """The stop strings; empty ones stop nothing and are dropped."""
+    asked = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
+    return tuple(stop for stop in asked if stop)
+
+
+def sampling(body: GenerateBody, limits: Limits) -> Sampling:
+    """The sampler settings, with llama.cpp's defaults for what is absent."""
+    asked = {
+        name: value
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repeat_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+            "ignore_eos",
+        )
+        if (value := getattr(body, name)) is not None
+    }
+    last_n = Sampling().repeat_last_n if body.repeat_last_n is None else body.repeat_last_n
+    seed = None if body.seed is None else body.seed % 2**32
+    return Sampling(
+        **asked,
+        # llama.cpp allocates a ring of this many tokens, and none can be older than the context.
+        repeat_last_n=min(last_n, limits.n_ctx),
+        seed=None if seed == RANDOM_SEED else seed,
+        logit_bias=_biases(body.logit_bias or {}, limits.n_vocab),
+    )
+
+
+def _biases(asked: Mapping[str, float | bool], n_vocab: int) -> tuple[tuple[int, float], ...]:
+    return tuple((_token_id(key, n_vocab), _bias(key, value)) for key, value in asked.items())
+
+
+def _token_id(key: str, n_vocab: int) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < n_vocab):
+        raise RequestError(
+            f"logit_bias: {key[:64]!r} is not a token id of this model (0 to {n_vocab - 1})", param="logit_bias"
+        )
+    return int(key)
+
+
+def _bias(key: str, value: float | bool) -> float:
+    if value is True:
+        raise RequestError(f"logit_bias: {key} is true; give a number, or false to ban the token", param="logit_bias")
+    if value is False or value <= BAN_BIAS:
+        return float("-inf")
+    return float(value)

@@ -1,0 +1,282 @@
+"""What a client reads: whole answers and stream chunks in OpenAI's shapes, built from the engine's outputs.
+
+Owns the order of a stream's events. Pure: outputs in, bytes out. Must never look at a request's text.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from backends.llama_cpp.engine.types import Ended, Output, Piece, Prefilled
+from backends.llama_cpp.errors import engine_failed
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Dialect(Enum):
+    """Which endpoint's shapes an answer takes."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+class PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a whole HTTP request, all prompts and choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    content: str
+    role: Literal["assistant"] = "assistant"
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    index: int
+    message: ChatMessage
+    finish_reason: str | None
+    logprobs: None = None
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True):
+    index: int
+    delta: Delta
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    """A choice of a text completion, whole or one chunk of it."""
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+Choice = ChatChoice | ChatChunkChoice | TextChoice
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The envelope of whole answers and of chunks. `usage` is left out, null or given, as OpenAI does."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: Sequence[Choice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingItem(msgspec.Struct, frozen=True):
+    index: int
+    embedding: tuple[float, ...] | str
+    object: str = "embedding"
+
+
+class EmbeddingAnswer(msgspec.Struct, frozen=True):
+    model: str
+    data: Sequence[EmbeddingItem]
+    usage: EmbeddingUsage
+    object: str = "list"
+
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What every chunk of one answer repeats."""
+
+    dialect: Dialect
+    request_id: str
+    model_id: str
+    created_s: int
+    """Unix time in whole seconds."""
+
+    def answer(self, choices: Sequence[Choice], usage: Usage | UnsetType | None, *, chunk: bool) -> bytes:
+        """The JSON document around `choices`."""
+        if self.dialect is Dialect.CHAT:
+            prefix, kind = "chatcmpl", "chat.completion.chunk" if chunk else "chat.completion"
+        else:
+            prefix, kind = "cmpl", "text_completion"
+        answer = Answer(f"{prefix}-{self.request_id}", kind, self.created_s, self.model_id, choices, usage)
+        return _encoder.encode(answer)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Adds up the engine requests behind one HTTP request."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, ended: Ended) -> None:
+        self.prompt_tokens += ended.prompt_tokens
+        self.cached_tokens += ended.cached_tokens
+        self.completion_tokens += ended.completion_tokens
+
+    def usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.prompt_tokens + self.completion_tokens,
+            PromptDetails(self.cached_tokens),
+        )
+
+
+@dataclass(slots=True)
+class Stream:
+    """Turns outputs into server-sent events. `first_index` maps each engine request to its first choice."""
+
+    heading: Heading
+    first_index: Mapping[str, int]
+    n: int
+    include_usage: bool
+    failed: bool = False
+    """An error was sent: it is the last event of the stream."""
+    _open: set[str] = field(init=False)
+    _tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._open = set(self.first_index)
+
+    @property
+    def finished(self) -> bool:
+        return self.failed or not self._open
+
+    def feed(self, outputs: Sequence[Output]) -> bytes:
+        """The events these outputs make, as one block of bytes; empty when there is nothing to tell yet."""
+        events: list[bytes] = []
+        for output in outputs:
+            assert not self.finished, "an output came after the end of its request"
+            match output:
+                case Piece():
+                    events += self._piece(output)
+                case Prefilled() if self.heading.dialect is Dialect.CHAT:
+                    first = self.first_index[output.request_id]
+                    opening = Delta(role="assistant", content="")
+                    events += [self._event(ChatChunkChoice(first + k, opening)) for k in range(self.n)]
+                case Ended():
+                    events += self._ended(output)
+                    if self.failed:
+                        break
+                case _:
+                    pass
+        return b"".join(events)
+
+    def _piece(self, piece: Piece) -> list[bytes]:
+        index = self.first_index[piece.request_id] + piece.index
+        finish = piece.finish.value if piece.finish else None
+        if self.heading.dialect is Dialect.COMPLETION:
+            return [self._event(TextChoice(index, piece.text, finish))] if piece.text or finish else []
+        events = []
+        if piece.text:
+            events.append(self._event(ChatChunkChoice(index, Delta(content=piece.text))))
+        if finish:
+            events.append(self._event(ChatChunkChoice(index, Delta(), finish)))
+        return events
+
+    def _ended(self, ended: Ended) -> list[bytes]:
+        if ended.error is not None:
+            self.failed = True
+            return [b"data: " + engine_failed(ended.error).envelope() + b"\n\n"]
+        self._open.discard(ended.request_id)
+        self._tally.add(ended)
+        if self._open:
+            return []
+        events = []
+        if self.include_usage:
+            events.append(b"data: " + self.heading.answer((), self._tally.usage(), chunk=True) + b"\n\n")
+        return [*events, DONE]
+
+    def _event(self, choice: Choice) -> bytes:
+        usage = None if self.include_usage else UNSET
+        return b"data: " + self.heading.answer((choice,), usage, chunk=True) + b"\n\n"
+
+
+@dataclass(slots=True)
+class Whole:
+    """Collects outputs into one answer, choices in the order of their prompts."""
+
+    heading: Heading
+    first_index: Mapping[str, int]
+    n: int
+    _texts: dict[int, list[str]] = field(default_factory=dict)
+    _finishes: dict[int, str] = field(default_factory=dict)
+    _open: set[str] = field(init=False)
+    _tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._open = set(self.first_index)
+
+    @property
+    def finished(self) -> bool:
+        return not self._open
+
+    def feed(self, outputs: Sequence[Output]) -> None:
+        """Take outputs in. Raises `RequestError` when the engine gave the request up."""
+        for output in outputs:
+            match output:
+                case Piece():
+                    index = self.first_index[output.request_id] + output.index
+                    self._texts.setdefault(index, []).append(output.text)
+                    if output.finish:
+                        self._finishes[index] = output.finish.value
+                case Ended():
+                    if output.error is not None:
+                        raise engine_failed(output.error)
+                    self._open.discard(output.request_id)
+                    self._tally.add(output)
+                case _:
+                    pass
+
+    def answer(self) -> bytes:
+        """The whole answer as a JSON document."""
+        assert self.finished
+        indexes = range(len(self.first_index) * self.n)
+        return self.heading.answer([self._choice(index) for index in indexes], self._tally.usage(), chunk=False)
+
+    def _choice(self, index: int) -> Choice:
+        text, finish = "".join(self._texts.get(index, ())), self._finishes.get(index)
+        if self.heading.dialect is Dialect.CHAT:
+            return ChatChoice(index, ChatMessage(text), finish)
+        return TextChoice(index, text, finish)
+
+
+def embedding_answer(
+    model_id: str, vectors: Sequence[tuple[float, ...]], prompt_tokens: int, *, as_base64: bool
+) -> bytes:
+    """The answer to an embeddings request. Base64 holds little-endian float32, as OpenAI's client expects."""
+    data = [EmbeddingItem(index, _base64(vector) if as_base64 else vector) for index, vector in enumerate(vectors)]
+    return _encoder.encode(EmbeddingAnswer(model_id, data, EmbeddingUsage(prompt_tokens, prompt_tokens)))
+
+
+def _base64(vector: tuple[float, ...]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

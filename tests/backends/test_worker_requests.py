@@ -1,0 +1,261 @@
+"""The typed edge: which bodies are taken, which are refused, and which field is named."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from backends.llama_cpp.engine.types import Sampling
+from backends.llama_cpp.errors import RequestError
+from backends.llama_cpp.requests import (
+    Limits,
+    choices,
+    decode_chat,
+    decode_completion,
+    decode_embedding,
+    max_tokens,
+    message_text,
+    sampling,
+    several,
+    stops,
+)
+
+LIMITS = Limits(n_parallel=4, n_vocab=1000, n_ctx=512, n_embd=3)
+USER = [{"role": "user", "content": "hi"}]
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"messages": USER, **fields}).encode()
+
+
+def check_chat(data: bytes) -> None:
+    """Every check a chat body passes before it is rendered."""
+    body = decode_chat(data)
+    choices(body, LIMITS)
+    max_tokens(body)
+    stops(body)
+    sampling(body, LIMITS)
+
+
+REFUSED = [
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": None}, "messages"),
+    ({"messages": ["hi"]}, "messages[0]"),
+    ({"messages": [{"content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "", "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": 5, "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
+    (
+        {"messages": [*USER, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[1].content[0].type",
+    ),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": 101}, "temperature"),
+    ({"temperature": "0.7"}, "temperature"),
+    ({"top_p": 1.1}, "top_p"),
+    ({"min_p": -1}, "min_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"top_k": 1.5}, "top_k"),
+    ({"top_k": 2**31}, "top_k"),
+    ({"repeat_penalty": 0}, "repeat_penalty"),
+    ({"repeat_last_n": -2}, "repeat_last_n"),
+    ({"frequency_penalty": 2.1}, "frequency_penalty"),
+    ({"presence_penalty": -2.1}, "presence_penalty"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": "1"}, "seed"),
+    ({"n": 0}, "n"),
+    ({"n": 5}, "n"),
+    ({"n_cmpl": 5}, "n_cmpl"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"n_predict": -2}, "n_predict"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"stop": 3}, "stop"),
+    ({"stop": ["x"] * 33}, "stop"),
+    ({"stop": ["x" * 513]}, "stop[0]"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": True}, "stream_options"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+    ({"logit_bias": [1, 2]}, "logit_bias"),
+    ({"logit_bias": {"hello": 1}}, "logit_bias"),
+    ({"logit_bias": {"1000": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": True}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+    ({"logit_bias": {"1": "x"}}, "logit_bias[...]"),
+    ({"ignore_eos": "no"}, "ignore_eos"),
+    ({"cache_prompt": 1}, "cache_prompt"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=[f"{param}-{i}" for i, (_, param) in enumerate(REFUSED)])
+def test_a_bad_field_is_refused_by_name(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        check_chat(json.dumps({"messages": USER, **fields}).encode())
+    assert refusal.value.status == 400
+    assert refusal.value.param == param
+    assert refusal.value.message.startswith(param.split("[...]")[0])
+
+
+UNSUPPORTED = [
+    ("typical_p", 0.9, 1.0),
+    ("top_n_sigma", 1.0, -1),
+    ("xtc_probability", 0.5, 0),
+    ("dynatemp_range", 0.5, 0.0),
+    ("mirostat", 2, 0),
+    ("dry_multiplier", 0.8, 0),
+    ("adaptive_target", 0.5, -1),
+    ("min_keep", 3, 0),
+    ("samplers", ["top_k"], None),
+    ("grammar", 'root ::= "a"', ""),
+    ("json_schema", {}, None),
+    ("response_format", {"type": "json_object"}, {"type": "text"}),
+    ("tools", [{"type": "function"}], []),
+    ("tool_choice", "required", "none"),
+    ("tool_choice", {"type": "function"}, "auto"),
+    ("functions", [{}], []),
+    ("logprobs", True, False),
+    ("top_logprobs", 3, 0),
+    ("n_probs", 3, 0),
+    ("lora", [{"id": 0, "scale": 1}], []),
+    ("chat_template_kwargs", {"enable_thinking": False}, {}),
+    ("modalities", ["text", "audio"], ["text"]),
+]
+
+
+@pytest.mark.parametrize(("name", "switched_on", "off"), UNSUPPORTED)
+def test_a_parameter_that_is_not_built_is_refused_unless_it_is_off(name: str, switched_on: object, off: object) -> None:
+    check_chat(chat(**{name: off}))
+    check_chat(chat(**{name: None}))
+    with pytest.raises(RequestError, match="not supported yet") as refusal:
+        check_chat(chat(**{name: switched_on}))
+    assert refusal.value.param == name
+
+
+@pytest.mark.parametrize("name", ["best_of", "echo", "suffix"])
+def test_a_completion_refuses_what_only_completions_have(name: str) -> None:
+    value = {"best_of": 2, "echo": True, "suffix": "x"}[name]
+    with pytest.raises(RequestError) as refusal:
+        decode_completion(json.dumps({"prompt": "a", name: value}).encode())
+    assert refusal.value.param == name
+
+
+def test_unknown_fields_and_companions_of_what_is_off_are_ignored() -> None:
+    check_chat(chat(model="x", user="me", xtc_threshold=0.1, mirostat_tau=5, no_such_field={"a": [1]}))
+
+
+def test_null_means_absent() -> None:
+    nulls = {name: None for fields, _ in REFUSED for name in fields if name != "messages"}
+    body = decode_chat(chat(**nulls))
+    assert sampling(body, LIMITS) == Sampling()
+    assert (choices(body, LIMITS), max_tokens(body), stops(body)) == (1, None, ())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b'"text"',
+        b"{",
+        b'{"messages": NaN}',
+        b'{"messages": [{"role": "user", "content": "\xff"}]}',
+        b'{"temperature": 1e999, "messages": []}',
+        b'{"x": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"messages": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"tools": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    ],
+)
+def test_a_body_that_is_no_proper_json_object_is_400(data: bytes) -> None:
+    with pytest.raises(RequestError) as refusal:
+        decode_chat(data)
+    assert refusal.value.status == 400
+
+
+def test_sampling_takes_what_was_sent_and_llama_cpp_defaults_for_the_rest() -> None:
+    body = decode_chat(chat(temperature=0, top_k=1, min_p=0, seed=7, ignore_eos=True, repeat_last_n=10**6))
+    assert sampling(body, LIMITS) == Sampling(
+        temperature=0.0, top_k=1, min_p=0.0, seed=7, ignore_eos=True, repeat_last_n=512
+    )
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(-1, None), (2**32 - 1, None), (-2, 2**32 - 2), (2**40 + 3, 3), (0, 0)])
+def test_seeds_wrap_to_llama_cpps_32_bits_and_its_random_seed_is_none(seed: int, expected: int | None) -> None:
+    assert sampling(decode_chat(chat(seed=seed)), LIMITS).seed == expected
+
+
+def test_a_bias_of_false_or_minus_100_bans_the_token() -> None:
+    body = decode_chat(chat(logit_bias={"1": False, "2": -100, "3": 1.5, "999": -200}))
+    assert sampling(body, LIMITS).logit_bias == ((1, -math.inf), (2, -math.inf), (3, 1.5), (999, -math.inf))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 3, "max_tokens": 5}, 3),
+        ({"n_predict": 9}, 9),
+        ({"n_predict": -1}, None),
+        ({"max_tokens": -1}, None),
+    ],
+)
+def test_the_token_limit_has_three_names(fields: dict[str, int], expected: int | None) -> None:
+    assert max_tokens(decode_chat(chat(**fields))) == expected
+
+
+def test_stop_takes_one_string_or_several_and_drops_empty_ones() -> None:
+    assert stops(decode_chat(chat(stop="x"))) == ("x",)
+    assert stops(decode_chat(chat(stop=["a", "", "b"]))) == ("a", "b")
+
+
+def test_text_parts_are_joined_by_newlines_and_null_content_is_empty() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = decode_chat(
+        json.dumps({"messages": [{"role": "user", "content": parts}, {"role": "user", "content": None}]}).encode()
+    )
+    assert [message_text(message) for message in body.messages] == ["a\nb", ""]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("text", ("text",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1], [2, 3]], ((1,), (2, 3))),
+        (["a", [1]], ("a", (1,))),
+    ],
+)
+def test_a_prompt_has_four_forms(prompt: object, expected: object) -> None:
+    body = decode_completion(json.dumps({"prompt": prompt}).encode())
+    assert several(body.prompt, "prompt", 2) == expected
+
+
+@pytest.mark.parametrize("prompt", [[], [1, "a"], [[1], 2], ["a", "b", "c"]])
+def test_an_empty_mixed_or_overlong_prompt_list_is_refused(prompt: object) -> None:
+    body = decode_completion(json.dumps({"prompt": prompt}).encode())
+    with pytest.raises(RequestError) as refusal:
+        several(body.prompt, "prompt", 2)
+    assert refusal.value.param == "prompt"
+
+
+@pytest.mark.parametrize("prompt", [None, 5, True, [1.5], [-1], [[-1]], [None], {"a": 1}])
+def test_a_prompt_of_another_type_is_refused(prompt: object) -> None:
+    with pytest.raises(RequestError) as refusal:
+        decode_completion(json.dumps({"prompt": prompt}).encode())
+    assert str(refusal.value.param).startswith("prompt")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"encoding_format": "hex"}, "encoding_format"), ({"dimensions": 0}, "dimensions")]
+)
+def test_a_bad_embeddings_field_is_refused(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        decode_embedding(json.dumps({"input": "a", **fields}).encode())
+    assert refusal.value.param == param
