@@ -1,0 +1,114 @@
+"""A scripted engine and a tokenizer of characters behind the worker's real HTTP side on a real Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from backends.control import Usage
+from backends.llama_cpp.calls import Switchboard
+from backends.llama_cpp.chat.template import CHATML, ChatTemplate, ChatTemplateError
+from backends.llama_cpp.engine.types import Embed, Ended, Finish, Generate, Output, Piece, Prefilled
+from backends.llama_cpp.requests import Limits
+from backends.llama_cpp.server import Served, Server
+
+LIMITS = Limits(n_parallel=4, n_vocab=256, n_ctx=200, n_embd=3)
+NOW = datetime(2025, 1, 2, 3, 4, 5)  # noqa: DTZ001
+
+
+class CharTokenizer:
+    """One token per character, its code point; a leading 1 as the beginning of the sequence."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        tokens = [ord(character) % 256 for character in text]
+        return [1, *tokens] if add_special and tokens else tokens
+
+
+class ScriptedEngine:
+    """Keeps what it is asked and says what a test tells it to."""
+
+    def __init__(self, emit: Callable[[list[Output]], None]) -> None:
+        self.emit = emit
+        self.submitted: asyncio.Queue[Any] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[str] = asyncio.Queue()
+        self.script: Callable[[Any], list[list[Output]]] | None = None
+        self.refusal: Exception | None = None
+
+    def submit(self, request: Generate | Embed, /) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.submitted.put_nowait(request)
+        for outputs in self.script(request) if self.script else ():
+            self.emit(outputs)
+
+    def cancel(self, request_id: str, /) -> None:
+        self.cancelled.put_nowait(request_id)
+
+
+def hello(request: Generate) -> list[list[Output]]:
+    """Two tokens for each choice, then the end."""
+    rid, count = request.request_id, len(request.prompt)
+    return [
+        [Prefilled(rid, count, 1), *(Piece(rid, k, "hé", 1) for k in range(request.n))],
+        [
+            *(Piece(rid, k, "llo", 1, Finish.STOP) for k in range(request.n)),
+            Ended(rid, count, 1, 2 * request.n),
+        ],
+    ]
+
+
+class Worker:
+    """What a test holds: the engine to script, a client session, and the usages reported so far."""
+
+    def __init__(self, engine: ScriptedEngine, session: aiohttp.ClientSession, usages: list[Usage]) -> None:
+        self.engine = engine
+        self.session = session
+        self.usages = usages
+
+    def post(self, path: str, body: object, **headers: str) -> Any:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.session.post(f"http://worker{path}", data=data, headers={"X-Request-Id": "r1", **headers})
+
+    async def error(self, path: str, body: object) -> tuple[int, dict[str, Any]]:
+        async with self.post(path, body) as response:
+            return response.status, (await response.json())["error"]
+
+
+@asynccontextmanager
+async def serving(
+    socket_path: Path, *, template: str = CHATML, embeddings: bool = False, limits: Limits = LIMITS
+) -> AsyncIterator[Worker]:
+    usages: list[Usage] = []
+    compiled: ChatTemplate | ChatTemplateError
+    try:
+        compiled = ChatTemplate(template, bos_token="<s>", eos_token="</s>")
+    except ChatTemplateError as error:
+        compiled = error
+    switchboard = Switchboard(asyncio.get_running_loop(), usages.append)
+    engine = ScriptedEngine(switchboard.emit)
+    switchboard.connect(engine)
+    server = Server(Served("m", limits, CharTokenizer(), compiled, embeddings), switchboard, lambda: NOW)
+    runner = web.AppRunner(server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(socket_path)).start()
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket_path))) as session:
+            yield Worker(engine, session, usages)
+    finally:
+        await runner.cleanup()
+        server.close()
+
+
+def events(text: str) -> list[Any]:
+    """The data of each event of a stream, parsed; `[DONE]` stays a string."""
+    assert text.endswith("\n\n")
+    found = [block.removeprefix("data: ") for block in text.removesuffix("\n\n").split("\n\n")]
+    return [block if block == "[DONE]" else json.loads(block) for block in found]
