@@ -1,0 +1,166 @@
+"""A worker's life once it is tied to the daemon: load, warm up, serve until SIGTERM.
+
+Owns the order of these steps and what is reported when. The only module that joins the engine to the HTTP side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from backends.base import Offload
+from backends.control import Failed, FailureKind, Progress, Ready, WarmingUp
+from backends.llama_cpp import lifeline
+from backends.llama_cpp.calls import Switchboard
+from backends.llama_cpp.chat.template import CHATML, ChatTemplate, ChatTemplateError
+from backends.llama_cpp.engine.loop import Engine, EngineClosedError, EngineFullError
+from backends.llama_cpp.engine.model import Model, ModelLoadError
+from backends.llama_cpp.engine.types import Embed, Generate
+from backends.llama_cpp.errors import engine_unavailable
+from backends.llama_cpp.reports import INTERVAL_S, LoadProgress, Reporter
+from backends.llama_cpp.requests import Limits
+from backends.llama_cpp.server import Served, Server
+from backends.llama_cpp.settings import LlamaCppSettings
+
+STOP_GRACE_S = 30.0
+"""How long running requests may go on after SIGTERM. The daemon has its own patience, and SIGKILL."""
+MAX_MESSAGE_CHARS = 8000
+BACKLOG = 1024
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    reporter: Reporter,
+    *,
+    socket_path: Path,
+    model_id: str,
+    settings: LlamaCppSettings,
+    offload: Offload,
+    portable: bool,
+) -> Failed | None:
+    """Load the model and serve it until SIGTERM. Returns why it could not be loaded, or None after serving."""
+    on_progress = LoadProgress(reporter.send, time.monotonic)
+    try:
+        model = Model.load(settings, offload, portable=portable, on_progress=on_progress)
+        reporter.send(WarmingUp())
+        model.warm_up()
+    except ModelLoadError as error:
+        kind = FailureKind.INVALID_MODEL if error.invalid else FailureKind.FAILED
+        return Failed(kind, str(error)[:MAX_MESSAGE_CHARS])
+    except Exception as error:
+        log.exception("the model does not load")
+        return Failed(FailureKind.FAILED, f"{type(error).__name__}: {error}"[:MAX_MESSAGE_CHARS])
+    served = describe(model, model_id, settings)
+    asyncio.run(_serve(socket_path, model, served, settings, reporter))
+    socket_path.unlink(missing_ok=True)
+    return None
+
+
+def describe(model: Model, model_id: str, settings: LlamaCppSettings) -> Served:
+    """The loaded model as the HTTP side sees it."""
+    limits = Limits(
+        n_parallel=settings.n_parallel, n_vocab=model.n_vocab, n_ctx=model.n_ctx_request, n_embd=model.n_embd
+    )
+    return Served(model_id, limits, model, _template(model, settings), model.embeddings)
+
+
+def _template(model: Model, settings: LlamaCppSettings) -> ChatTemplate | ChatTemplateError:
+    source = settings.chat_template or model.chat_template()
+    if source is None:
+        source = CHATML
+        if not model.embeddings:
+            log.warning("the file has no chat template; chats are written as ChatML")
+    try:
+        return ChatTemplate(source, bos_token=model.bos_token, eos_token=model.eos_token)
+    except ChatTemplateError as error:
+        log.warning("%s; chats will fail until chat_template is set in the model list", error)
+        return error
+
+
+class _Door:
+    """The engine's door for requests, with its refusals in terms of HTTP."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.cancel = engine.cancel
+
+    def submit(self, request: Generate | Embed, /) -> None:
+        try:
+            self._engine.submit(request)
+        except (EngineClosedError, EngineFullError) as error:
+            raise engine_unavailable(str(error)) from error
+
+
+async def _serve(
+    socket_path: Path, model: Model, served: Served, settings: LlamaCppSettings, reporter: Reporter
+) -> None:
+    """Serve until SIGTERM, then let running requests finish, within bounds.
+
+    The engine thread is not joined: it may be in a batch of many seconds, and the process exit ends it at once.
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_error)
+    reporter.attach(loop)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    switchboard = Switchboard(loop, reporter.send)
+    engine = Engine(model, settings, switchboard.emit, on_failure=_on_engine_failure)
+    switchboard.connect(_Door(engine))
+    server = Server(served, switchboard, lambda: datetime.now().astimezone())
+    runner = web.AppRunner(
+        server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
+    )
+    engine.start()
+    await runner.setup()
+    await web.SockSite(runner, listen(socket_path), backlog=BACKLOG).start()
+    reporter.send(Ready(n_ctx=served.limits.n_ctx, slots=settings.n_parallel))
+    async with asyncio.TaskGroup() as tasks:
+        progress = tasks.create_task(_report_progress(engine, switchboard, reporter), name="progress")
+        await stop.wait()
+        await runner.cleanup()
+        progress.cancel()
+    server.close()
+
+
+def listen(path: Path) -> socket.socket:
+    """A bound socket that only this user may connect to."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(umask)
+    return listener
+
+
+async def _report_progress(engine: Engine, switchboard: Switchboard, reporter: Reporter) -> None:
+    """Tell how far the engine has come while it has something to do; an idle worker sleeps."""
+    reported = 0
+    while True:
+        await switchboard.busy.wait()
+        if engine.batches != reported:
+            reported = engine.batches
+            reporter.send(Progress(reported))
+        await asyncio.sleep(INTERVAL_S)
+
+
+def _on_engine_failure(error: BaseException) -> None:
+    log.critical("the engine failed; the worker cannot go on", exc_info=error)
+    lifeline.leave(lifeline.EXIT_DEFECT)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback that raised has lost outputs or a usage: better no worker than one that is wrong."""
+    loop.default_exception_handler(context)
+    if "handle" in context:
+        lifeline.leave(lifeline.EXIT_DEFECT)
