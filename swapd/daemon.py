@@ -111,9 +111,9 @@ class _Daemon:
         app = make_app(self._pool, self._pool.config, self._metrics)
         sockets = activation.take_sockets(os.environ, os.getpid())
         identity = None if self._path is None else watch.identify(self._path)
-        with self._signals():
-            async with asyncio.TaskGroup() as root:
-                pool = root.create_task(self._pool.run(), name="pool")
+        async with asyncio.TaskGroup() as root:
+            pool = root.create_task(self._pool.run(), name="pool")
+            with self._signals(pool):
                 await self._pool.configure(self._config)
                 async with serve(app, self._config.server.listen, sockets=sockets) as addresses:
                     log.info("serving", addresses=addresses, models=len(self._config.models), version=__version__)
@@ -130,7 +130,7 @@ class _Daemon:
                         for task in around:
                             task.cancel()
         log.info("stopped")
-        return 0
+        return 1 if pool.cancelled() else 0
 
     async def _drain(self, pool: asyncio.Task[None]) -> None:
         """Refuse what is new, let running streams finish, wait until every worker is gone."""
@@ -143,15 +143,13 @@ class _Daemon:
             await asyncio.wait({pool}, timeout=EXTEND_S)
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT drain, the second one stops at once; SIGHUP reloads."""
+    def _signals(self, pool: asyncio.Task[None]) -> Iterator[None]:
+        """SIGTERM and SIGINT drain, a second one kills the workers and ends their streams; SIGHUP reloads."""
         loop = asyncio.get_running_loop()
-        main = asyncio.current_task()
-        assert main is not None
 
         def stop() -> None:
             if self._stop.is_set():
-                main.cancel()
+                pool.cancel()
             self._stop.set()
 
         handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: self._reload_asked.set}

@@ -12,12 +12,12 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from swapd.config.address import UnixAddress, parse_address
 from swapd.errors import StartupError
 
 KEEPALIVE_S = 75.0
@@ -34,32 +34,6 @@ def _is_the_daemons_fault(record: logging.LogRecord) -> bool:
 
 
 _protocol_log.addFilter(_is_the_daemons_fault)
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    host: str
-    port: int
-    """0 lets the system choose."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    path: Path
-
-
-def parse_address(text: str) -> TcpAddress | UnixAddress:
-    """`HOST:PORT`, `[IPV6]:PORT` or `unix:/path`. Raises `ValueError` with what would be right."""
-    if text.startswith("unix:"):
-        path = Path(text.removeprefix("unix:"))
-        if not path.is_absolute():
-            raise ValueError(f"{text}: the path must be absolute, as in unix:/run/swapd/http.sock")
-        return UnixAddress(path)
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(f"{text}: expected HOST:PORT, as in 127.0.0.1:8686, or unix:/path")
-    return TcpAddress(host, int(port))
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from swapd.errors import StartupError
-from swapd.http.listen import TcpAddress, UnixAddress, parse_address, serve
+from swapd.http.listen import serve
 
 
 def hello() -> web.Application:
@@ -25,24 +25,6 @@ async def get(path: Path) -> str:
         http.get("http://x/") as response,
     ):
         return await response.text()
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:8686", TcpAddress("127.0.0.1", 8686)),
-        ("[::1]:80", TcpAddress("::1", 80)),
-        ("unix:/run/x.sock", UnixAddress(Path("/run/x.sock"))),
-    ],
-)
-def test_addresses_are_read(text: str, address: TcpAddress | UnixAddress) -> None:
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["8686", ":8686", "host:", "host:99999", "host:x", "unix:relative"])
-def test_a_bad_address_says_what_would_be_right(text: str) -> None:
-    with pytest.raises(ValueError, match="as in"):
-        parse_address(text)
 
 
 async def test_several_addresses_are_served_at_once(tmp_path: Path) -> None:

@@ -288,6 +288,8 @@ async def test_a_reload_lets_the_changed_models_running_stream_finish(tmp_path: 
             await pool.configure(config(msgspec.structs.replace(a, env={"CHANGED": "1"})))
             assert b"[DONE]" in await stream
         await one_request(pool, "a")
+        while not counts.departures:
+            await pool.heartbeat()
         assert counts.departures == [("a", "reload", False)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -83,6 +84,12 @@ class Script:
         await writer.drain()
 
 
+def die_with_the_parent() -> None:
+    """Even while stopped: the kernel sends SIGKILL when the daemon's main thread is gone."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def die_with_the_daemon(control: socket.socket) -> None:
     while control.recv(1024):
         pass
@@ -136,6 +143,7 @@ def main() -> None:
     parser.add_argument("--settings", required=True)
     parser.add_argument("--portable", action="store_true")
     arguments = parser.parse_args()
+    die_with_the_parent()
     control = socket.socket(fileno=arguments.control_fd)
     settings = json.loads(arguments.settings)
     settings["_portable"] = arguments.portable
