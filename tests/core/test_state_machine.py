@@ -178,7 +178,7 @@ class Histories(RuleBasedStateMachine):
         self.post(ev.DevicesChanged(DEVICES))
         self.post(ev.MemorySampled("CUDA0", 1000 * MIB))
         ledger = self.stepper.ledger
-        for _ in range(500):
+        for _ in range(200):
             if self.is_at_rest():
                 return
             self.one_quiet_step()
