@@ -12,7 +12,6 @@ import io
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -161,7 +160,7 @@ class _Exchange:
         """Raises `_WorkerGoneError` for whatever breaks on the worker's side."""
         try:
             with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
-                async with bound, _post(lease.socket_path, self.outgoing, self._bounds.connect_s) as upstream:
+                async with bound, _post(lease, self.outgoing, self._bounds.connect_s) as upstream:
                     return await self._relay(upstream)
         except (aiohttp.ClientError, OSError, _CutShortError) as exc:
             raise _WorkerGoneError(await self._why(lease, exc)) from exc
@@ -274,18 +273,18 @@ def _ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]
 
 
 @asynccontextmanager
-async def _post(socket_path: Path, outgoing: Outgoing, connect_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
+async def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
     """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
     headers = {
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
-        "X-Request-Id": outgoing.ticket.request_id,
+        "X-Request-Id": lease.request_id,
         **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
     }
     body = outgoing.body
     async with aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(str(socket_path), force_close=True),
+        connector=aiohttp.UnixConnector(str(lease.socket_path), force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=timeout,
         auto_decompress=False,

@@ -240,9 +240,7 @@ class Pool:
         await self._refresh_before_load(ticket.model_id)
         if self._ended:
             raise _closed()
-        self._sequence += 1
-        # Clients choose request ids and may choose the same one twice; the ledger's are unique.
-        request_id = f"{ticket.request_id}.{self._sequence}"
+        request_id = self._unique(ticket.request_id)
         grant: asyncio.Future[Lease] = self._loop.create_future()
         self._grants[request_id] = grant
         self._remember(request_id, ticket)
@@ -261,6 +259,13 @@ class Pool:
             self.post(ev.RequestFinished(request_id, ok=True))
         finally:
             del self._grants[request_id]
+
+    def _unique(self, request_id: str) -> str:
+        """Clients choose request ids and may choose one that is in use; the ledger's are unique."""
+        if request_id not in self._grants:
+            return request_id
+        self._sequence += 1
+        return f"{request_id}.{self._sequence}"
 
     def _remember(self, request_id: str, ticket: Ticket) -> None:
         self._clients[request_id] = (ticket.model_id, ticket.client)
