@@ -213,11 +213,7 @@ class Generator:
         best: Retired | Sequence | None = None
         length = 0
         for donor in (*self._running, *self._retired):
-            if isinstance(donor, Sequence):
-                allowed = sequence.job.request.cache_prompt and donor.job.request.cache_prompt
-                if not allowed and donor.job is not sequence.job:
-                    continue
-            elif not sequence.job.request.cache_prompt:
+            if not _may_share(sequence.job, donor):
                 continue
             limit = min(len(sequence.tokens) - 1, len(donor.cells))
             if limit > length:
@@ -345,3 +341,10 @@ class Generator:
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)
+
+
+def _may_share(job: Job, donor: Retired | Sequence) -> bool:
+    """Choices of one request always share; others if both sides are willing. Retired ones are."""
+    if isinstance(donor, Sequence) and not donor.job.request.cache_prompt:
+        return donor.job is job
+    return job.takes_prefixes or (isinstance(donor, Sequence) and donor.job is job)

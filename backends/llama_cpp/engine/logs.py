@@ -13,7 +13,8 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-_INFO, _ERROR, _DEBUG, _CONTINUED = 1, 3, 4, 5
+# enum ggml_log_level of ggml.h; the bindings' own comments are of an older one.
+_DEBUG, _INFO, _ERROR, _CONTINUED = 1, 2, 4, 5
 _ERRORS_KEPT = 32
 _STDERR = 2
 _MEMORY_TROUBLE = ("alloc", "out of memory", "outofdevicememory", "mmap failed", "mlock", "device lost", "cuda error")
@@ -58,15 +59,11 @@ def collect_errors() -> Iterator[Sequence[str]]:
 
 
 def reason(errors: Sequence[str]) -> str:
-    """The line that names the cause: llama.cpp logs it first and then what each caller made of it."""
+    """The cause: llama.cpp logs it first, after the function's name, and then what each caller made of it."""
     if not errors:
         return "it gave no reason"
-    for line in errors:
-        _, found, cause = line.partition("error loading model: ")
-        if found:
-            return cause
     _, _, text = errors[0].partition(": ")
-    return text or errors[0]
+    return (text or errors[0]).removeprefix("error loading model: ")
 
 
 def is_memory_trouble(errors: Sequence[str]) -> bool:

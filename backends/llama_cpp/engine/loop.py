@@ -157,6 +157,8 @@ class Engine:
         self.failure = error
         try:
             self._emit([Ended(request_id, 0, 0, 0, f"the engine failed: {error}") for request_id in sorted(live)])
+        except Exception as unheard:
+            error.add_note(f"and the requests could not be told: {unheard!r}")
         finally:
             if self._on_failure is not None:
                 self._on_failure(error)

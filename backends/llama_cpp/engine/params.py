@@ -34,6 +34,18 @@ _LOAD_MODES = {
     (False, True): llama.LLAMA_LOAD_MODE_MLOCK,
     (True, True): llama.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
+# enum ggml_type of ggml.h; the bindings' own list ends before bf16.
+CACHE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
 _HOST_DEVICES = frozenset({"CPU", "RAM"})
 
 _lib = ggml.libggml
@@ -112,8 +124,8 @@ def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int
     struct.n_outputs_max = struct.n_seq_max
     struct.n_threads = struct.n_threads_batch = n_threads if settings.n_threads == "auto" else settings.n_threads
     struct.flash_attn_type = _flash_attn_type(settings)
-    struct.type_k = getattr(llama, f"GGML_TYPE_{settings.type_k.upper()}")
-    struct.type_v = getattr(llama, f"GGML_TYPE_{settings.type_v.upper()}")
+    struct.type_k = CACHE_TYPES[settings.type_k]
+    struct.type_v = CACHE_TYPES[settings.type_v]
     struct.kv_unified = True
     struct.swa_full = facts.sliding_window and _wants_prefixes(settings)
     if facts.embeddings:

@@ -20,6 +20,9 @@ from backends.llama_cpp.engine.types import Sampling
 _SEEDS = 2**32 - 1
 """Seeds are below this: 0xFFFFFFFF asks llama.cpp for a random one."""
 
+_GREEDY_BELOW = 1e-5
+"""Temperatures closer to 0 pick the maximum anyway, and dividing by them overflows llama.cpp's floats."""
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -58,7 +61,7 @@ def stages(sampling: Sampling, *, biased: bool) -> tuple[Stage, ...]:
         sampling.repeat_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
     ):
         order.append(Stage.PENALTIES)
-    if sampling.temperature <= 0:
+    if sampling.temperature < _GREEDY_BELOW:
         return (*order, Stage.GREEDY)
     if sampling.top_k > 0:
         order.append(Stage.TOP_K)
@@ -90,6 +93,15 @@ def check_bias(bias: dict[int, float], n_vocab: int) -> None:
             raise SamplingError(f"logit_bias of token {token} is not a number")
     if sum(value == -math.inf for value in bias.values()) >= n_vocab:
         raise SamplingError("logit_bias bans every token of the vocabulary")
+
+
+def check_numbers(sampling: Sampling) -> None:
+    """Raises `SamplingError` for what would put a NaN among the logits, which llama.cpp aborts the process for."""
+    for name in ("temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
+        if not math.isfinite(getattr(sampling, name)):
+            raise SamplingError(f"{name} is not a finite number")
+    if sampling.repeat_penalty <= 0:
+        raise SamplingError(f"repeat_penalty is {sampling.repeat_penalty}; it must be greater than 0")
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -158,6 +170,7 @@ def make_sampler(
 ) -> Sampler:
     """The sampler of one choice. `n_ctx` (tokens) is how far `repeat_last_n` -1 looks back. Raises `SamplingError`."""
     bias = merged_bias(sampling, eog_tokens, suppressed)
+    check_numbers(sampling)
     check_bias(bias, n_vocab)
     order = stages(sampling, biased=bool(bias))
     if order[-1] is Stage.GREEDY and Stage.PENALTIES not in order:

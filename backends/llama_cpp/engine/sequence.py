@@ -27,6 +27,12 @@ class Job:
     """The whole prompt has been in the cache once, and the client has been told."""
     completion_tokens: int = 0
 
+    @property
+    def takes_prefixes(self) -> bool:
+        """Whether others' cache may be used. Not with a seed: what follows a cached prefix is computed in batches
+        of another size, which round differently, and a seed asks for the same answer every time."""
+        return self.request.cache_prompt and self.request.sampling.seed is None
+
     def ended(self, error: str | None) -> Ended:
         return Ended(
             request_id=self.request.request_id,

