@@ -17,7 +17,7 @@ from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Evictio
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import MIB, describe, fits, options, place, shortage
 from swapd.core.spec import Placement
-from swapd.core.turns import leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
+from swapd.core.turns import bound_s, leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
 
 
 def needs_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
@@ -103,8 +103,7 @@ def _claim(
 
 
 def _is_at_bound(waiter: Model, now_s: float) -> bool:
-    since_s = wanted_since_s(waiter)
-    return since_s is not None and now_s >= since_s + waiter.spec.max_wait_s
+    return now_s >= bound_s(waiter)
 
 
 def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
@@ -137,7 +136,7 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     if not worker.running:
         reason = "idle"
         state = f"it had been idle for {now_s - worker.idle_since_s:.1f} s"
-    elif waited_s >= waiter.spec.max_wait_s:
+    elif now_s >= bound_s(waiter):
         reason = "max_wait"
         state = f"it finishes the {len(worker.running)} requests it runs first"
     else:

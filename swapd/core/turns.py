@@ -35,6 +35,20 @@ def wanted_since_s(model: Model) -> float | None:
     return min(since, default=None)
 
 
+def bound_s(waiter: Model) -> float:
+    """By when the waiter's turn comes whoever is busy: `max_wait_s` after it began to wait for this turn.
+
+    A model that was sent away with requests left over has had a turn, and waits for its next one from then.
+    Otherwise two overloaded models, all of whose requests are older than the bound, would swap after each
+    handful of grants.
+    """
+    since_s = wanted_since_s(waiter)
+    assert since_s is not None
+    if waiter.last_eviction is not None:
+        since_s = max(since_s, waiter.last_eviction.at_s)
+    return since_s + waiter.spec.max_wait_s
+
+
 def waiting_weight_s(model: Model, now_s: float) -> float:
     """Seconds waited so far, summed over everything that waits for this model."""
     waited = sum(now_s - request.arrived_at_s for request in model.waiting.values())
@@ -50,12 +64,15 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec) -> fl
     """Until when requests by other clients than the waiter's are expected, or None if none are.
 
     A client that was here is expected back for as long as a reload takes: if it comes later than that, the
-    swap has paid for itself. A client that waits elsewhere now cannot come back here.
+    swap has paid for itself. A client that has done nothing here since it began to wait elsewhere is not coming
+    back. One that has does several things at once, or is several behind one address.
     """
     if holder is None:
         return None
-    elsewhere = {request.client for request in waiter.waiting.values()}
-    seen = [at_s for client, at_s in holder.last_seen_s.items() if client not in elsewhere]
+    waits_since_s: dict[str, float] = {}
+    for request in waiter.waiting.values():
+        waits_since_s.setdefault(request.client, request.arrived_at_s)
+    seen = [at_s for client, at_s in holder.last_seen_s.items() if at_s > waits_since_s.get(client, -1.0)]
     return max(seen) + reload_s(holder, spec) if seen else None
 
 
@@ -66,15 +83,13 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
     """
     if worker.spec.pin or worker.state is not WorkerState.READY or worker.model_id == waiter.id:
         return None
-    since_s = wanted_since_s(waiter)
-    assert since_s is not None
-    bound_s = since_s + waiter.spec.max_wait_s
+    latest_s = bound_s(waiter)
     holder = ledger.models.get(worker.model_id)
     if not worker.running:
         expected_s = expected_until_s(holder, waiter, worker.spec)
         held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
-        return min(bound_s, held_until_s)
-    return min(bound_s, max(turn_ends_s(worker), _outweighed_at_s(worker, holder, waiter, now_s)))
+        return min(latest_s, held_until_s)
+    return min(latest_s, max(turn_ends_s(worker), _outweighed_at_s(worker, holder, waiter, now_s)))
 
 
 def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s: float) -> float:
