@@ -26,7 +26,8 @@ SEED = 20
 
 
 def settings_for(**keys: Any) -> LlamaCppSettings:
-    return LlamaCppSettings(**{"path": SMOLLM2, "n_ctx": 2048, **keys})
+    """SmolLM2 on one thread: OpenMP's barriers spin, and two threads on a busy machine wait for each other."""
+    return LlamaCppSettings(**{"path": SMOLLM2, "n_ctx": 2048, "n_threads": 1, **keys})
 
 
 def tiny_settings(directory: Path, **keys: Any) -> LlamaCppSettings:
@@ -36,7 +37,7 @@ def tiny_settings(directory: Path, **keys: Any) -> LlamaCppSettings:
     32-bit floats throughout what is left of that is far smaller than the distance between any two logits.
     """
     path = write_model(directory / "tiny.gguf", Shape(weight_type=gguf.GGMLQuantizationType.F32), seed=SEED)
-    return settings_for(path=path, type_k="f32", type_v="f32", flash_attn=False, n_threads=1, **keys)
+    return settings_for(path=path, type_k="f32", type_v="f32", flash_attn=False, **keys)
 
 
 def load(settings: LlamaCppSettings) -> Model:
