@@ -175,8 +175,8 @@ def context_plan(header: GgufHeader, settings: LlamaCppSettings, *, embeddings: 
     n_seq_max = settings.n_seq_max if keeps_prefixes else settings.n_parallel
     n_batch, n_ubatch, n_outputs_max = max(settings.n_batch, settings.n_parallel), settings.n_ubatch, n_seq_max
     if embeddings:
-        n_batch = n_ubatch = n_outputs_max = min(settings.n_ubatch, settings.n_ctx)
-        n_seq_max = min(n_seq_max, n_batch)
+        n_batch = n_ubatch = n_outputs_max = settings.embedding_batch
+        n_seq_max = settings.embedding_sequences
     return ContextPlan(
         n_ctx=settings.n_ctx,
         n_seq_max=n_seq_max,

@@ -73,3 +73,18 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     def n_seq_max(self) -> int:
         """Sequences the context is made for."""
         return self.n_parallel + self.retired_slots
+
+    @property
+    def embedding_batch(self) -> int:
+        """Tokens of one batch of an embeddings worker: each is an output, and an input is never split."""
+        return min(self.n_ubatch, self.n_ctx)
+
+    @property
+    def embedding_sequences(self) -> int:
+        """Inputs of one batch of an embeddings worker.
+
+        A divisor of the batch: llama.cpp reserves its graph for a multiple of the sequences, but for no more
+        outputs than the batch, and aborts over the difference when it pools (llama_context::graph_reserve).
+        """
+        batch = self.embedding_batch
+        return max(count for count in range(1, min(self.n_parallel, batch) + 1) if batch % count == 0)

@@ -181,6 +181,9 @@ def test_embeddings_are_batched_by_the_micro_batch_with_an_output_per_token() ->
     assert (struct.n_batch, struct.n_ubatch, struct.n_outputs_max) == (128, 128, 128)
     small = context_struct(facts, n_ubatch=4, n_batch=4, n_parallel=8)
     assert small.n_seq_max <= small.n_outputs_max
+    # 6 does not divide the batch that llama.cpp reserves a graph for; it would abort the process.
+    odd = context_struct(facts, n_ctx=1024, n_parallel=6, n_ubatch=512)
+    assert (odd.n_seq_max, odd.n_outputs_max) == (4, 512)
 
 
 def test_pooling_comes_from_the_settings_then_the_file_then_mean() -> None:

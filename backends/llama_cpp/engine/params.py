@@ -131,8 +131,8 @@ def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int
     if facts.embeddings:
         # Every token is an output, and one without causal attention or with pooling must see its whole input
         # in one micro-batch, so a batch is never larger than that.
-        struct.n_batch = struct.n_ubatch = struct.n_outputs_max = min(settings.n_ubatch, settings.n_ctx)
-        struct.n_seq_max = min(struct.n_seq_max, struct.n_batch)
+        struct.n_batch = struct.n_ubatch = struct.n_outputs_max = settings.embedding_batch
+        struct.n_seq_max = settings.embedding_sequences
         struct.embeddings = True
         struct.pooling_type = facts.pooling_type
     return struct
