@@ -83,7 +83,7 @@ class LlamaCppBackend:
             *("-m", "backends.llama_cpp"),
             *("--socket", str(order.socket_path)),
             *("--control-fd", str(order.control_fd)),
-            *("--model-id", order.model_id),
+            f"--model-id={order.model_id}",  # in one word: a name may begin with a dash
             *("--settings", msgspec.json.encode(settings, enc_hook=encode_path).decode()),
             *("--offload", msgspec.json.encode(order.offload).decode()),
         ]

@@ -273,9 +273,9 @@ async def test_the_death_of_the_parent_ends_a_worker_whose_control_channel_stays
 def test_the_command_line_the_backend_builds_is_read_back_whole(tmp_path: Path) -> None:
     settings = LlamaCppSettings(path=MODEL, n_ctx=512, type_k="q8_0", chat_template="{{ 'é' }}", tensor_split=(3, 1))
     offload = Offload(n_gpu_layers=3, devices=("CUDA0",), tensor_split=(1.0, 2.0))
-    spec = LlamaCppBackend().launch(settings, LaunchOrder("my model", tmp_path / "s", 7, offload, portable=True))
+    spec = LlamaCppBackend().launch(settings, LaunchOrder("-my model", tmp_path / "s", 7, offload, portable=True))
     order = parse(spec.argv[spec.argv.index("backends.llama_cpp") + 1 :])
-    assert order == Order(tmp_path / "s", 7, "my model", settings, offload, portable=True)
+    assert order == Order(tmp_path / "s", 7, "-my model", settings, offload, portable=True)
 
 
 async def test_a_command_line_of_another_version_is_a_usage_error() -> None:
