@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,14 +15,6 @@ import msgspec
 
 class InvalidModelError(Exception):
     """The model's file or settings can never be served as they are; the message says why and what would help."""
-
-
-class Split(Enum):
-    """How a model may be laid over devices, as llama.cpp names it."""
-
-    NONE = "none"
-    LAYER = "layer"
-    ROW = "row"
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,6 @@ class _Daemon:
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
         self._pool = Pool(backends, discover(), sockets_dir, self._metrics, __version__)
-        self._metrics.watch(self._pool.status)
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
 

@@ -135,6 +135,14 @@ async def test_a_broken_edit_keeps_the_old_configuration_and_shows_line_and_key(
         assert (await chat(daemon.url, "c", "tokens=1")).done
 
 
+async def test_every_gauge_is_exported_once(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, scripted_yaml(tmp_path, TWO)) as daemon:
+        async with aiohttp.ClientSession() as session, session.get(f"{daemon.url}/metrics") as answer:
+            samples = [line.rpartition(" ")[0] for line in (await answer.text()).splitlines() if line[0] != "#"]
+        assert 'swapd_device_memory_bytes{device="RAM",kind="budget"}' in samples
+        assert len(samples) == len(set(samples))
+
+
 async def test_sighup_reloads(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, scripted_yaml(tmp_path, TWO)) as daemon:
         stop(daemon, signal.SIGHUP)
