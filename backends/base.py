@@ -62,6 +62,7 @@ class Capabilities:
     chat: bool = True
     completions: bool = True
     embeddings: bool = False
+    rerank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

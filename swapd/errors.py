@@ -48,6 +48,14 @@ class BadRequestError(SwapdError):
     type = "invalid_request_error"
 
 
+class UnsupportedEndpointError(SwapdError):
+    """The model is of another kind than this endpoint's."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "unsupported_endpoint"
+
+
 class UnknownModelError(SwapdError):
     status = 404
     type = "not_found_error"

@@ -29,10 +29,12 @@ from backends.footprint import ContextPlan, Dimensions, dimensions, footprint
 from backends.gguf import GgufHeader, read_header, shard_paths
 from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
+from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.settings import LlamaCppSettings
 
 _POOLING_NONE = 0
 _POOLING_RANK = 4
+_CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
 _SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 _PASSED_ENV = frozenset(("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"))
@@ -55,13 +57,18 @@ class LlamaCppBackend:
         header = read_header(settings.path)
         check_is_model(header)
         dims = dimensions(header)
-        embeddings = serves_embeddings(header, settings)
+        task = task_of(header, settings)
         check_settings(header, dims, settings)
-        plan = context_plan(header, settings, embeddings=embeddings)
+        plan = context_plan(header, settings, embeddings=task is not Task.GENERATE)
         return Inspection(
             footprint=footprint(header, dims, plan),
             slots=settings.n_parallel,
-            capabilities=Capabilities(chat=not embeddings, completions=not embeddings, embeddings=embeddings),
+            capabilities=Capabilities(
+                chat=task is Task.GENERATE,
+                completions=task is Task.GENERATE,
+                embeddings=task is Task.EMBED,
+                rerank=task is Task.RANK,
+            ),
             n_ctx=min(settings.n_ctx, trained_context(header, dims)),
             n_gpu_layers=_demanded_gpu_layers(settings, dims),
             devices=settings.devices,
@@ -129,23 +136,30 @@ def check_is_model(header: GgufHeader) -> None:
         raise InvalidModelError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens); get a complete model file")
 
 
-def serves_embeddings(header: GgufHeader, settings: LlamaCppSettings) -> bool:
-    """Whether the worker answers /v1/embeddings, and nothing else: the settings' word, else the file's.
+def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:
+    """What the worker is for: the settings' word, else the file's.
 
-    Raises `InvalidModelError` for a file that can do neither that nor generate.
+    Raises `InvalidModelError` for a file that cannot do it.
     """
     architecture = header.architecture
     pooling = header.integer(f"{architecture}.pooling_type")
-    pools = pooling not in (None, _POOLING_NONE)
+    pools = pooling not in (None, _POOLING_NONE) or settings.pooling == "rank"
     causal = header.metadata.get(f"{architecture}.attention.causal") is not False
     embeddings = (pools or not causal) if settings.embeddings == "auto" else settings.embeddings
-    if embeddings and pooling == _POOLING_RANK and settings.pooling == "auto":
-        raise InvalidModelError(f"{header.path}: is a reranking model, which has no embeddings to serve")
     if not embeddings and architecture in WITHOUT_CACHE:
         raise InvalidModelError(
             f"{header.path}: a {architecture} model cannot generate text; `embeddings: true` serves its embeddings"
         )
-    return embeddings
+    if not embeddings:
+        return Task.GENERATE
+    if settings.pooling != "rank" and (settings.pooling != "auto" or pooling != _POOLING_RANK):
+        return Task.EMBED
+    if _CLASSIFIERS.isdisjoint(tensor.name for tensor in header.tensors):
+        raise InvalidModelError(
+            f"{header.path}: cannot rerank: it has no classifier (cls.weight or cls.output.weight); "
+            "`pooling: mean` serves its embeddings"
+        )
+    return Task.RANK
 
 
 def check_settings(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings) -> None:

@@ -18,8 +18,6 @@ from backends.llama_cpp.unsupported import CHAT, COMPLETION, Off, refuse_unsuppo
 
 MAX_MESSAGES = 10_000
 MAX_PROMPTS = 128
-MAX_INPUTS = 2048
-"""OpenAI's bound on the inputs of one embeddings request."""
 MAX_STOPS = 32
 MAX_STOP_CHARS = 512
 MAX_BIASES = 4096
@@ -109,14 +107,6 @@ class CompletionBody(GenerateBody, frozen=True, kw_only=True):
     prompt: str | tuple[str | TokenId | Tokens, ...]
 
 
-class EmbeddingBody(msgspec.Struct, frozen=True, kw_only=True):
-    """POST /v1/embeddings. `input` takes the same four forms as a completion's prompt."""
-
-    input: str | tuple[str | TokenId | Tokens, ...]
-    encoding_format: str | None = None
-    dimensions: Annotated[int, Meta(ge=1, le=INT32_MAX)] | None = None
-
-
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the loaded model bounds: choices per prompt, vocabulary, usable context in tokens, size of a vector."""
 
@@ -124,19 +114,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     n_vocab: int
     n_ctx: int
     n_embd: int
+    n_batch: int
+    n_input: int
+    """Tokens of one input of an embeddings or reranking model."""
 
 
-Body = TypeVar("Body", ChatBody, CompletionBody, EmbeddingBody)
+Body = TypeVar("Body")
 
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _chat_decoder = msgspec.json.Decoder(ChatBody)
 _completion_decoder = msgspec.json.Decoder(CompletionBody)
-_embedding_decoder = msgspec.json.Decoder(EmbeddingBody)
 
 
 def decode_chat(data: bytes) -> ChatBody:
     """Check a chat body. Raises `RequestError` naming the field."""
-    body = _decode(_chat_decoder, data, CHAT)
+    body = decode(_chat_decoder, data, CHAT)
     for index, message in enumerate(body.messages):
         _check_message(message, f"messages[{index}]")
     return body
@@ -144,18 +136,11 @@ def decode_chat(data: bytes) -> ChatBody:
 
 def decode_completion(data: bytes) -> CompletionBody:
     """Check a text completion body. Raises `RequestError` naming the field."""
-    return _decode(_completion_decoder, data, COMPLETION)
+    return decode(_completion_decoder, data, COMPLETION)
 
 
-def decode_embedding(data: bytes) -> EmbeddingBody:
-    """Check an embeddings body. Raises `RequestError` naming the field."""
-    body = _decode(_embedding_decoder, data, {})
-    if body.encoding_format not in (None, "float", "base64"):
-        raise RequestError("encoding_format must be float or base64", param="encoding_format")
-    return body
-
-
-def _decode(decoder: msgspec.json.Decoder[Body], data: bytes, table: Mapping[str, Off]) -> Body:
+def decode(decoder: msgspec.json.Decoder[Body], data: bytes, table: Mapping[str, Off]) -> Body:
+    """Check any body: first against what is refused by name, then against its type. Raises `RequestError`."""
     try:
         refuse_unsupported(_fields_decoder.decode(data), table)
         return decoder.decode(data)

@@ -5,8 +5,6 @@ Owns the order of a stream's events. Pure: outputs in, bytes out. Must never loo
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -86,24 +84,6 @@ class Answer(msgspec.Struct, frozen=True):
     model: str
     choices: Sequence[Choice]
     usage: Usage | UnsetType | None = UNSET
-
-
-class EmbeddingUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingItem(msgspec.Struct, frozen=True):
-    index: int
-    embedding: tuple[float, ...] | str
-    object: str = "embedding"
-
-
-class EmbeddingAnswer(msgspec.Struct, frozen=True):
-    model: str
-    data: Sequence[EmbeddingItem]
-    usage: EmbeddingUsage
-    object: str = "list"
 
 
 _encoder = msgspec.json.Encoder()
@@ -268,15 +248,3 @@ class Whole:
         if self.heading.dialect is Dialect.CHAT:
             return ChatChoice(index, ChatMessage(text), finish)
         return TextChoice(index, text, finish)
-
-
-def embedding_answer(
-    model_id: str, vectors: Sequence[tuple[float, ...]], prompt_tokens: int, *, as_base64: bool
-) -> bytes:
-    """The answer to an embeddings request. Base64 holds little-endian float32, as OpenAI's client expects."""
-    data = [EmbeddingItem(index, _base64(vector) if as_base64 else vector) for index, vector in enumerate(vectors)]
-    return _encoder.encode(EmbeddingAnswer(model_id, data, EmbeddingUsage(prompt_tokens, prompt_tokens)))
-
-
-def _base64(vector: tuple[float, ...]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -10,29 +10,23 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
 
-from backends.llama_cpp import prompts
+from backends.llama_cpp import infill, prompts, tokens, vectors
 from backends.llama_cpp.calls import Call, Switchboard
 from backends.llama_cpp.chat.template import ChatTemplate, ChatTemplateError
-from backends.llama_cpp.engine.types import Embedded, Ended, Generate
+from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Generate, Output, SpecialTokens, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
-from backends.llama_cpp.requests import (
-    GenerateBody,
-    Limits,
-    choices,
-    decode_chat,
-    decode_completion,
-    decode_embedding,
-)
-from backends.llama_cpp.responses import Dialect, Heading, Stream, Whole, embedding_answer
+from backends.llama_cpp.requests import GenerateBody, Limits, Tokens, choices, decode_chat, decode_completion
+from backends.llama_cpp.responses import Dialect, Heading, Stream, Whole
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 """The daemon's own limit is what clients meet; this one only keeps a defect from filling the memory."""
@@ -56,10 +50,26 @@ class Served:
 
     model_id: str
     limits: Limits
-    tokenizer: prompts.Tokenizer
+    tokenizer: tokens.Vocabulary
     template: ChatTemplate | ChatTemplateError
     """What answers chats, or why none can be answered."""
-    embeddings: bool
+    task: Task
+    special_tokens: SpecialTokens
+    rerank_template: str | None
+    """The file's text around `{query}` and `{document}`."""
+
+
+ENDPOINTS = {
+    Task.GENERATE: "is a text generator; ask /v1/chat/completions or /v1/completions",
+    Task.EMBED: "is an embeddings model; ask /v1/embeddings",
+    Task.RANK: "is a reranking model; ask /v1/rerank",
+}
+"""What a model of another kind than an endpoint needs is told to be."""
+REMEDIES = {
+    Task.GENERATE: "set `embeddings: false` for it in the model list",
+    Task.EMBED: "set `embeddings: true` for it in the model list",
+    Task.RANK: "name a reranking model",
+}
 
 
 @dataclass(slots=True)
@@ -82,7 +92,13 @@ class Server:
                 web.get("/health", self._health),
                 web.post("/v1/chat/completions", self._counted(self._chat)),
                 web.post("/v1/completions", self._counted(self._complete)),
+                web.post("/v1/chat/completions/input_tokens", self._counted(self._count)),
                 web.post("/v1/embeddings", self._counted(self._embed)),
+                web.post("/v1/rerank", self._counted(self._rerank)),
+                web.post("/infill", self._counted(self._infill)),
+                web.post("/apply-template", self._counted(self._apply_template)),
+                web.post("/tokenize", self._counted(partial(self._about_tokens, tokens.tokenize))),
+                web.post("/detokenize", self._counted(partial(self._about_tokens, tokens.detokenize))),
             ]
         )
         return application
@@ -102,33 +118,56 @@ class Server:
         return web.json_response({"status": "ok"})
 
     async def _chat(self, request: web.Request, call: Call) -> web.StreamResponse:
-        self._require_generation()
+        self._require(Task.GENERATE)
         served = self.served
-        if isinstance(served.template, ChatTemplateError):
-            raise RequestError(str(served.template), status=500, kind="server_error", code="chat_template_error")
+        template = self._template()
         body = decode_chat(await request.read())
-        make = partial(prompts.chat_requests, body, served.tokenizer, served.template, served.limits)
+        make = partial(prompts.chat_requests, body, served.tokenizer, template, served.limits)
         generates = await self._prepare(partial(make, self._new_id(call), self.now()))
         return await self._generate(request, call, body, generates, Dialect.CHAT)
 
     async def _complete(self, request: web.Request, call: Call) -> web.StreamResponse:
-        self._require_generation()
+        self._require(Task.GENERATE)
         served = self.served
         body = decode_completion(await request.read())
         make = partial(prompts.completion_requests, body, served.tokenizer, served.limits)
         generates = await self._prepare(partial(make, self._new_id(call)))
         return await self._generate(request, call, body, generates, Dialect.COMPLETION)
 
-    async def _embed(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _infill(self, request: web.Request, call: Call) -> web.StreamResponse:
+        self._require(Task.GENERATE)
         served = self.served
-        if not served.embeddings:
-            raise RequestError(
-                f"{served.model_id} runs as a text generator; set `embeddings: true` for it in the model list, "
-                "or ask a model that has it"
-            )
-        body = decode_embedding(await request.read())
-        make = partial(prompts.embedding_request, body, served.tokenizer, served.limits)
+        infill.require_fim(served.special_tokens, served.model_id)
+        body = infill.decode_infill(await request.read(), served.limits)
+        make = partial(infill.infill_request, body, served.tokenizer, served.special_tokens, served.limits)
         call.submit([await self._prepare(partial(make, self._new_id(call)))])
+        filling = infill.Filling(served.model_id)
+        if body.stream:
+            return await _stream(request, call, filling)
+        while not filling.finished:
+            filling.collect(await call.take())
+        return _json(filling.answer())
+
+    async def _embed(self, request: web.Request, call: Call) -> web.StreamResponse:
+        self._require(Task.EMBED)
+        served = self.served
+        body = vectors.decode_embedding(await request.read(), served.limits)
+        inputs = await self._prepare(partial(vectors.embedding_inputs, body, served.tokenizer, served.limits))
+        embedded = await self._pooled(call, inputs)
+        answer = partial(vectors.embedding_answer, served.model_id, embedded.vectors, embedded.prompt_tokens, body)
+        return _json(await self._prepare(answer))
+
+    async def _rerank(self, request: web.Request, call: Call) -> web.StreamResponse:
+        self._require(Task.RANK)
+        served = self.served
+        body = vectors.decode_rerank(await request.read())
+        make = partial(vectors.rerank_inputs, body, served.tokenizer, served.special_tokens, served.rerank_template)
+        embedded = await self._pooled(call, await self._prepare(partial(make, served.limits)))
+        return _json(vectors.rerank_answer(served.model_id, embedded.vectors, embedded.prompt_tokens, body))
+
+    async def _pooled(self, call: Call, inputs: tuple[Tokens, ...]) -> Embedded:
+        """What the engine makes of the inputs."""
+        call.submit([Embed(self._new_id(call)(), inputs)])
         embedded: Embedded | None = None
         while True:
             for output in await call.take():
@@ -137,18 +176,39 @@ class Server:
                 elif isinstance(output, Ended):
                     if output.error is not None or embedded is None:
                         raise engine_failed(output.error or "the engine dropped the request")
-                    as_base64 = body.encoding_format == "base64"
-                    answer = embedding_answer(
-                        served.model_id, embedded.vectors, embedded.prompt_tokens, as_base64=as_base64
-                    )
-                    return _json(answer)
+                    return embedded
 
-    def _require_generation(self) -> None:
-        if self.served.embeddings:
+    async def _apply_template(self, request: web.Request, _call: Call) -> web.StreamResponse:
+        template = self._template()
+        body = decode_chat(await request.read())
+        text = await self._prepare(partial(prompts.render_chat, body, template, self.now()))
+        return _json(msgspec.json.encode(tokens.Prompt(text)))
+
+    async def _count(self, request: web.Request, _call: Call) -> web.StreamResponse:
+        template = self._template()
+        body = decode_chat(await request.read())
+        make = partial(prompts.chat_tokens, body, self.served.tokenizer, template, self.now())
+        return _json(msgspec.json.encode(tokens.InputTokens(len(await self._prepare(make)))))
+
+    async def _about_tokens(
+        self, answer: Callable[[bytes, tokens.Vocabulary, Limits], bytes], request: web.Request, _call: Call
+    ) -> web.StreamResponse:
+        served = self.served
+        data = await request.read()
+        return _json(await self._prepare(partial(answer, data, served.tokenizer, served.limits)))
+
+    def _require(self, task: Task) -> None:
+        served = self.served
+        if served.task is not task:
             raise RequestError(
-                f"{self.served.model_id} is an embeddings model; ask /v1/embeddings, "
-                "or set `embeddings: false` for it in the model list"
+                f"{served.model_id} {ENDPOINTS[served.task]}, or {REMEDIES[task]}", code="unsupported_endpoint"
             )
+
+    def _template(self) -> ChatTemplate:
+        template = self.served.template
+        if isinstance(template, ChatTemplateError):
+            raise RequestError(str(template), status=500, kind="server_error", code="chat_template_error")
+        return template
 
     def _new_id(self, call: Call) -> Callable[[], str]:
         return partial(self.switchboard.new_id, call.request_id)
@@ -178,7 +238,16 @@ class Server:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _stream(request: web.Request, call: Call, stream: Stream) -> web.StreamResponse:
+class Events(Protocol):
+    """What turns outputs into server-sent events."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    def feed(self, outputs: Sequence[Output], /) -> bytes: ...
+
+
+async def _stream(request: web.Request, call: Call, stream: Events) -> web.StreamResponse:
     outputs = await call.take()
     failure = next((output.error for output in outputs if isinstance(output, Ended) and output.error), None)
     if failure is not None:

@@ -31,9 +31,9 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     prefix_slots: Annotated[int, msgspec.Meta(ge=0, le=128)] | Literal["auto"] = "auto"
     """Finished sequences whose cache is kept for the next prompt with the same beginning."""
     embeddings: bool | Literal["auto"] = "auto"
-    """True makes a worker that answers /v1/embeddings and nothing else; auto asks the file."""
-    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
-    """How token embeddings become one vector; auto asks the file, else mean."""
+    """True makes a worker that answers /v1/embeddings, or /v1/rerank, and nothing else; auto asks the file."""
+    pooling: Literal["auto", "mean", "cls", "last", "rank"] = "auto"
+    """How token embeddings become one vector; auto asks the file, else mean. Rank makes a worker for /v1/rerank."""
     n_gpu_layers: Natural | Literal["auto", "all"] = "auto"
     devices: tuple[str, ...] = ()
     """Device names as llama.cpp prints them; empty leaves the choice to placement."""
@@ -61,6 +61,8 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(f"n_ubatch is {self.n_ubatch}; it must not exceed n_batch ({self.n_batch})")
         if self.n_parallel + self.retired_slots > 256:
             raise ValueError("n_parallel + prefix_slots must not exceed 256, llama.cpp's limit of sequences")
+        if self.pooling == "rank" and self.embeddings is False:
+            raise ValueError("pooling rank makes a reranking worker; it needs embeddings true or auto")
         if self.flash_attn is False and self.type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"type_v {self.type_v} needs flash_attn: llama.cpp quantizes V with it only")
 

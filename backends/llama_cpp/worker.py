@@ -81,9 +81,22 @@ def _warm_up(model: Model) -> None:
 def describe(model: Model, model_id: str, settings: LlamaCppSettings) -> Served:
     """The loaded model as the HTTP side sees it."""
     limits = Limits(
-        n_parallel=settings.n_parallel, n_vocab=model.n_vocab, n_ctx=model.n_ctx_request, n_embd=model.n_embd
+        n_parallel=settings.n_parallel,
+        n_vocab=model.n_vocab,
+        n_ctx=model.n_ctx_request,
+        n_embd=model.n_embd,
+        n_batch=model.n_batch,
+        n_input=model.longest_input,
     )
-    return Served(model_id, limits, model, _template(model, settings), model.embeddings)
+    return Served(
+        model_id,
+        limits,
+        model,
+        _template(model, settings),
+        model.facts.task,
+        model.special_tokens,
+        model.chat_template("rerank"),
+    )
 
 
 def _template(model: Model, settings: LlamaCppSettings) -> ChatTemplate | ChatTemplateError:

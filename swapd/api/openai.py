@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swapd.api import strict_json
+from swapd.api import native, strict_json
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
+from swapd.pool.lease import Ability
 from swapd.pool.status import ModelStatus
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -101,15 +102,32 @@ class Endpoint(Enum):
     """A route of the dialect; the value is its path, here and at a worker."""
 
     CHAT_COMPLETIONS = "/v1/chat/completions"
+    CHAT_INPUT_TOKENS = "/v1/chat/completions/input_tokens"
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
+    RERANK = "/v1/rerank"
+    INFILL = "/infill"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+    APPLY_TEMPLATE = "/apply-template"
 
 
-_SHAPES: dict[Endpoint, type[_Chat | _Completion | _Embeddings]] = {
-    Endpoint.CHAT_COMPLETIONS: _Chat,
-    Endpoint.COMPLETIONS: _Completion,
-    Endpoint.EMBEDDINGS: _Embeddings,
+ALSO_AT: Mapping[Endpoint, tuple[str, ...]] = {Endpoint.RERANK: ("/rerank", "/v1/reranking", "/reranking")}
+"""Further paths that clients know an endpoint by."""
+
+_Shape = _Chat | _Completion | _Embeddings | native.Infill | native.Rerank | native.Tokenize | native.Detokenize
+_SHAPES: dict[Endpoint, tuple[type[_Shape], Ability | None]] = {
+    Endpoint.CHAT_COMPLETIONS: (_Chat, "chat"),
+    Endpoint.CHAT_INPUT_TOKENS: (_Chat, None),
+    Endpoint.COMPLETIONS: (_Completion, "completions"),
+    Endpoint.EMBEDDINGS: (_Embeddings, "embeddings"),
+    Endpoint.RERANK: (native.Rerank, "rerank"),
+    Endpoint.INFILL: (native.Infill, "completions"),
+    Endpoint.TOKENIZE: (native.Tokenize, None),
+    Endpoint.DETOKENIZE: (native.Detokenize, None),
+    Endpoint.APPLY_TEMPLATE: (_Chat, None),
 }
+"""What each takes, and what a model must be able to do for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +138,11 @@ class Asked:
     model_name: str
     """An id or an alias, not yet resolved."""
     fields: Mapping[str, Any]
+
+    @property
+    def needs(self) -> Ability | None:
+        """What the model must be able to do; None for what every model can."""
+        return _SHAPES[self.endpoint][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +157,17 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
     """Parse and check a request's body. Raises `BadRequestError`; its `param` is the field's path."""
     fields = strict_json.parse_object(body)
     try:
-        checked = msgspec.convert(fields, _SHAPES[endpoint])
+        checked = msgspec.convert(fields, _SHAPES[endpoint][0])
     except msgspec.ValidationError as exc:
         raise _as_bad_request(str(exc)) from None
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
     elif isinstance(checked, _Completion):
         _check_text("prompt", checked.prompt)
-    else:
+    elif isinstance(checked, _Embeddings):
         _check_text("input", checked.input)
+    elif isinstance(checked, native.Rerank):
+        native.check_rerank(checked)
     return Asked(endpoint=endpoint, model_name=checked.model, fields=fields)
 
 

@@ -51,7 +51,8 @@ def make_app(
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(views.end)
     for endpoint in openai.Endpoint:
-        app.router.add_post(endpoint.value, api.handler(endpoint), expect_handler=limits.hold_continue)
+        for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ())):
+            app.router.add_post(path, api.handler(endpoint), expect_handler=limits.hold_continue)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
@@ -98,7 +99,7 @@ class _Api:
         record.model_id = model.id
         rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
         return Outgoing(
-            ticket=Ticket(record.request_id, model.id, limits.client_name(request), model.priority),
+            ticket=Ticket(record.request_id, model.id, limits.client_name(request), model.priority, asked.needs),
             path=endpoint.value,
             body=rewritten.body,
             stream=rewritten.stream,

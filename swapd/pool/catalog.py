@@ -14,7 +14,16 @@ from difflib import get_close_matches
 from backends.base import Backend, Footprint, Inspection, InvalidModelError
 from swapd.config.schema import Config, Model
 from swapd.core.spec import RAM, LayerCosts, ModelSpec
-from swapd.errors import UnknownModelError
+from swapd.errors import UnknownModelError, UnsupportedEndpointError
+from swapd.pool.lease import Ability
+
+ENDPOINTS: Mapping[Ability, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+}
+"""Where each ability is asked for."""
 
 FileIdentity = tuple[tuple[str, int, int, int, int], ...] | None
 """Path, device, inode, size and modification time of each file; None while one is missing."""
@@ -76,6 +85,19 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
         compute_bytes=footprint.compute_bytes,
         tied_output_bytes=footprint.tied_output_bytes,
     )
+
+
+def require(entry: Entry, needs: Ability | None) -> None:
+    """Raise `UnsupportedEndpointError` for a model that cannot do this, before anything is loaded for it."""
+    if entry.inspection is None or needs is None:
+        return  # a file that cannot be used has a verdict of its own
+    able = entry.inspection.capabilities
+    if not getattr(able, needs):
+        offers = " and ".join(path for ability, path in ENDPOINTS.items() if getattr(able, ability))
+        raise UnsupportedEndpointError(
+            f"model {entry.model.id!r} does not serve {ENDPOINTS[needs]}, it serves {offers or 'nothing of its kind'}",
+            param="model",
+        )
 
 
 def resolve(entries: Mapping[str, Entry], name: str) -> Model:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Ability = Literal["chat", "completions", "embeddings", "rerank"]
+"""What some models can do and others cannot; the names of `backends.base.Capabilities`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,8 @@ class Ticket:
     client: str
     """Who shares fairly with whom: an API key's name, else an address."""
     priority: int = 0
+    needs: Ability | None = None
+    """What the model must be able to do; None for what every model can."""
 
 
 @dataclass(frozen=True, slots=True)

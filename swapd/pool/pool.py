@@ -240,6 +240,8 @@ class Pool:
         await self._refresh_before_load(ticket.model_id)
         if self._ended:
             raise _closed()
+        if ticket.model_id in self._entries:
+            catalog.require(self._entries[ticket.model_id], ticket.needs)
         request_id = self._unique(ticket.request_id)
         grant: asyncio.Future[Lease] = self._loop.create_future()
         self._grants[request_id] = grant

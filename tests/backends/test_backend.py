@@ -100,10 +100,13 @@ def test_an_encoder_is_not_asked_to_generate(tmp_path: Path) -> None:
     assert BACKEND.inspect(settings_for(path, embeddings=True)).footprint.kv_bytes == 0
 
 
-def test_a_reranking_model_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_reranking_model_needs_its_classifier(tmp_path: Path) -> None:
     path = write_model(tmp_path / "rank.gguf", metadata={"llama.pooling_type": 4})
-    with pytest.raises(InvalidModelError, match="is a reranking model"):
-        BACKEND.inspect(settings_for(path))
+    for settings in (settings_for(path), settings_for(path, pooling="rank")):
+        with pytest.raises(InvalidModelError, match="cannot rerank: it has no classifier"):
+            BACKEND.inspect(settings)
+    assert BACKEND.inspect(settings_for(path, pooling="mean")).capabilities.embeddings
+    assert BACKEND.inspect(settings_for(path, embeddings=False)).capabilities == Capabilities()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from backends.llama_cpp.requests import (
     choices,
     decode_chat,
     decode_completion,
-    decode_embedding,
     max_tokens,
     message_text,
     sampling,
@@ -22,7 +21,7 @@ from backends.llama_cpp.requests import (
     stops,
 )
 
-LIMITS = Limits(n_parallel=4, n_vocab=1000, n_ctx=512, n_embd=3)
+LIMITS = Limits(n_parallel=4, n_vocab=1000, n_ctx=512, n_embd=3, n_batch=64, n_input=64)
 USER = [{"role": "user", "content": "hi"}]
 
 
@@ -250,12 +249,3 @@ def test_a_prompt_of_another_type_is_refused(prompt: object) -> None:
     with pytest.raises(RequestError) as refusal:
         decode_completion(json.dumps({"prompt": prompt}).encode())
     assert str(refusal.value.param).startswith("prompt")
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"), [({"encoding_format": "hex"}, "encoding_format"), ({"dimensions": 0}, "dimensions")]
-)
-def test_a_bad_embeddings_field_is_refused(fields: dict[str, object], param: str) -> None:
-    with pytest.raises(RequestError) as refusal:
-        decode_embedding(json.dumps({"input": "a", **fields}).encode())
-    assert refusal.value.param == param

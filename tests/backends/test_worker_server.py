@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -13,12 +11,11 @@ from worker_doubles import ScriptedEngine, events, hello, serving
 
 from backends.control import Usage
 from backends.llama_cpp.calls import Switchboard
-from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Finish, Generate, Output, Piece, Prefilled
+from backends.llama_cpp.engine.types import Embed, Ended, Finish, Generate, Output, Piece, Prefilled
 from backends.llama_cpp.errors import engine_unavailable
 
 CHAT = "/v1/chat/completions"
 COMPLETE = "/v1/completions"
-EMBED = "/v1/embeddings"
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 CREATED = 1735787045
 
@@ -259,37 +256,6 @@ async def test_a_defect_is_a_500_that_says_nothing_of_the_request(
     assert status == 500
     assert "secret" not in error["message"]
     assert "RuntimeError" in caplog.text
-
-
-async def test_embeddings_come_as_floats_or_base64(socket_path: Path) -> None:
-    def script(request: Embed) -> list[list[Output]]:
-        vectors = tuple((0.5, -0.25, float(len(tokens))) for tokens in request.inputs)
-        return [[Embedded(request.request_id, vectors, 7)], [Ended(request.request_id, 7, 0, 0)]]
-
-    async with serving(socket_path, embeddings=True) as worker:
-        worker.engine.script = script
-        async with worker.post(EMBED, {"input": ["a", [1, 2, 3]], "dimensions": 3}) as response:
-            answer = await response.json()
-        assert [item["embedding"] for item in answer["data"]] == [[0.5, -0.25, 2.0], [0.5, -0.25, 3.0]]
-        assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
-        async with worker.post(EMBED, {"input": "a", "encoding_format": "base64"}) as response:
-            item = (await response.json())["data"][0]
-        assert struct.unpack("<3f", base64.b64decode(item["embedding"])) == (0.5, -0.25, 2.0)
-        assert (await worker.error(EMBED, {"input": "a", "dimensions": 4}))[1]["param"] == "dimensions"
-        assert (await worker.error(EMBED, {"input": "a" * 200}))[1]["type"] == "exceed_context_size_error"
-        assert worker.usages[0] == Usage("r1", 7, 0, 0)
-
-
-async def test_the_wrong_endpoint_for_the_model_names_the_remedy(socket_path: Path) -> None:
-    async with serving(socket_path, embeddings=True) as worker:
-        for path, body in ((CHAT, ASK), (COMPLETE, {"prompt": "a"})):
-            status, error = await worker.error(path, body)
-            assert status == 400
-            assert "/v1/embeddings" in error["message"]
-    async with serving(socket_path) as worker:
-        status, error = await worker.error(EMBED, {"input": "a"})
-        assert status == 400
-        assert "embeddings: true" in error["message"]
 
 
 async def test_unknown_paths_and_methods_answer_in_the_envelope(socket_path: Path) -> None:

@@ -16,11 +16,22 @@ from aiohttp import web
 from backends.control import Usage
 from backends.llama_cpp.calls import Switchboard
 from backends.llama_cpp.chat.template import CHATML, ChatTemplate, ChatTemplateError
-from backends.llama_cpp.engine.types import Embed, Ended, Finish, Generate, Output, Piece, Prefilled
+from backends.llama_cpp.engine.types import (
+    Embed,
+    Ended,
+    Finish,
+    Generate,
+    Output,
+    Piece,
+    Prefilled,
+    SpecialTokens,
+    Task,
+)
 from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.server import Served, Server
 
-LIMITS = Limits(n_parallel=4, n_vocab=256, n_ctx=200, n_embd=3)
+LIMITS = Limits(n_parallel=4, n_vocab=256, n_ctx=200, n_embd=3, n_batch=64, n_input=40)
+NO_SPECIAL_TOKENS = SpecialTokens()
 NOW = datetime(2025, 1, 2, 3, 4, 5)  # noqa: DTZ001
 
 
@@ -30,6 +41,9 @@ class CharTokenizer:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         tokens = [ord(character) % 256 for character in text]
         return [1, *tokens] if add_special and tokens else tokens
+
+    def token_bytes(self, token: int, /) -> bytes:
+        return bytes([token])
 
 
 class ScriptedEngine:
@@ -84,7 +98,13 @@ class Worker:
 
 @asynccontextmanager
 async def serving(
-    socket_path: Path, *, template: str = CHATML, embeddings: bool = False, limits: Limits = LIMITS
+    socket_path: Path,
+    *,
+    template: str = CHATML,
+    task: Task = Task.GENERATE,
+    limits: Limits = LIMITS,
+    special_tokens: SpecialTokens = NO_SPECIAL_TOKENS,
+    rerank_template: str | None = None,
 ) -> AsyncIterator[Worker]:
     usages: list[Usage] = []
     compiled: ChatTemplate | ChatTemplateError
@@ -95,7 +115,8 @@ async def serving(
     switchboard = Switchboard(asyncio.get_running_loop(), usages.append)
     engine = ScriptedEngine(switchboard.emit)
     switchboard.connect(engine)
-    server = Server(Served("m", limits, CharTokenizer(), compiled, embeddings), switchboard, lambda: NOW)
+    served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template)
+    server = Server(served, switchboard, lambda: NOW)
     runner = web.AppRunner(server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -67,6 +67,30 @@ async def test_a_malformed_body_is_a_400_that_names_the_field(path: str, body: s
             assert response.status == 200
 
 
+async def test_every_endpoint_is_passed_to_a_worker_under_its_own_path(tmp_path: Path) -> None:
+    async def script(call: Call) -> None:
+        path = call.head.split()[1]
+        await call.whole(json.dumps({"path": path, "model": json.loads(call.body)["model"]}).encode())
+
+    bodies: dict[str, dict[str, object]] = {
+        "/v1/rerank": {"query": "q", "documents": ["d"]},
+        "/v1/reranking": {"query": "q", "documents": ["d"]},
+        "/rerank": {"query": "q", "documents": ["d"]},
+        "/reranking": {"query": "q", "documents": ["d"]},
+        "/infill": {"input_prefix": "a", "input_suffix": "b"},
+        "/tokenize": {"content": "a"},
+        "/detokenize": {"tokens": [1]},
+        "/apply-template": {"messages": [{"role": "user", "content": "x"}]},
+        "/v1/chat/completions/input_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    }
+    async with worker(tmp_path / "w", script) as path, house(ScriptedDoor([path])) as home:
+        for route, body in bodies.items():
+            async with home.http.post(route, json={"model": "small", **body}) as response:
+                answer = await response.json()
+            assert answer == {"path": "/v1/rerank" if "rerank" in route else route, "model": "org/tiny"}
+    assert [ticket.needs for ticket in home.door.tickets] == ["rerank"] * 4 + ["completions"] + [None] * 4
+
+
 async def test_a_body_that_is_not_json_by_its_type_is_refused() -> None:
     async with house(ScriptedDoor()) as home:
         for content_type in ("text/plain", "application/x-www-form-urlencoded"):

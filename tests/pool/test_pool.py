@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from swapd.errors import (
     QueueFullError,
     ShuttingDownError,
     UnknownModelError,
+    UnsupportedEndpointError,
 )
 from swapd.pool.pool import Pool
 from swapd.pool.status import ModelStatus
@@ -60,6 +62,16 @@ async def test_a_request_loads_its_model_and_is_answered(tmp_path: Path) -> None
         assert (status.state, status.loads, status.running) == ("ready", 1, 0)
         assert status.workers[0].reserved_bytes == {"RAM": 100 * 1024 * 1024}
         assert counts.loads == [("a", "ready")]
+
+
+async def test_a_request_that_the_kind_of_model_cannot_answer_loads_nothing(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, counts):
+        with pytest.raises(UnsupportedEndpointError, match=r"does not serve /v1/rerank, it serves /v1/chat") as refusal:
+            async with pool.lease(dataclasses.replace(ticket("a", "r"), needs="rerank")):
+                pass
+        assert (refusal.value.status, refusal.value.param) == (400, "model")
+        assert status_of(pool, "a").state == "unloaded"
+        assert counts.loads == []
 
 
 async def test_a_thousand_cold_requests_cause_one_load(tmp_path: Path) -> None:

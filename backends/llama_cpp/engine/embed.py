@@ -1,4 +1,4 @@
-"""Embeddings: inputs of all waiting requests, packed into batches of their own.
+"""Embeddings and reranking scores: inputs of all waiting requests, packed into batches of their own.
 
 Owns the sequences of an embeddings context, which lives from one batch to the next without any state. Runs in
 the engine thread only.
@@ -16,11 +16,16 @@ import numpy.typing as npt
 from backends.llama_cpp.engine.generate import DecodeError
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import pack_inputs
-from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Output
+from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Output, Task
 
 _BAD_BATCH = -1
 
 Vector = tuple[float, ...]
+
+
+def raw_scores(values: npt.NDArray[np.float32]) -> Vector:
+    """A classifier's outputs as they are."""
+    return tuple(values.tolist())
 
 
 def unit_vector(values: npt.NDArray[np.float32]) -> Vector:
@@ -54,6 +59,7 @@ class Embedder:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._finished = raw_scores if model.facts.task is Task.RANK else unit_vector
         self._batch = Batch(model.n_batch)
         self._jobs: dict[str, EmbedJob] = {}
         self._turns: deque[EmbedJob] = deque()
@@ -95,7 +101,7 @@ class Embedder:
 
     def _problem(self, request: Embed) -> str | None:
         model = self._model
-        longest = model.n_ctx_request if model.splits_inputs else min(model.n_batch, model.n_ctx_request)
+        longest = model.longest_input
         for position, tokens in enumerate(request.inputs):
             if not tokens:
                 return f"input {position} is empty"
@@ -125,7 +131,7 @@ class Embedder:
             code = self._decode()
             if code == 0:
                 for seq_id, (job, _) in enumerate(entries):
-                    job.vectors.append(unit_vector(self._model.embedding(seq_id)))
+                    job.vectors.append(self._finished(self._model.embedding(seq_id)))
                 self._model.clear()
                 for job in dict.fromkeys(job for job, _ in entries):
                     self._finish(job, outputs)
@@ -145,7 +151,7 @@ class Embedder:
                 self._model.clear()
                 self._end(job, f"llama.cpp refused the input: llama_decode returned {code}", outputs)
                 return
-        job.vectors.append(unit_vector(self._model.embedding(0)))
+        job.vectors.append(self._finished(self._model.embedding(0)))
         self._model.clear()
         self._finish(job, outputs)
 

@@ -26,6 +26,7 @@ from backends.llama_cpp.engine.params import (
     model_params,
     pooling_type,
 )
+from backends.llama_cpp.engine.types import SpecialTokens, Task
 from backends.llama_cpp.settings import LlamaCppSettings
 
 __all__ = ["Batch", "Model", "ModelLoadError"]
@@ -104,7 +105,9 @@ class Model:
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(llama.llama_model_n_embd_out(model))
         self.keeps_prefixes = self._memory is not None and keeps_prefixes(settings, facts)
-        self.splits_inputs = self._memory is not None and facts.pooling_type == llama.LLAMA_POOLING_TYPE_LAST
+        self.splits_inputs = self._memory is not None and facts.pools_last_token
+        # What one pooled vector holds: a reranking model's are its classifier's outputs.
+        self.n_pooled = int(llama.llama_model_n_cls_out(model)) if facts.task is Task.RANK else self.n_embd
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._logits: npt.NDArray[np.float32] | None = None
         self._logits_address = 0
@@ -179,9 +182,9 @@ class Model:
             assert -count > capacity, f"llama_tokenize wants {-count} of {capacity} tokens"
             capacity = -count
 
-    def chat_template(self) -> str | None:
-        """The file's `tokenizer.chat_template`, if it has one."""
-        template = llama.llama_model_chat_template(self._model, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The file's `tokenizer.chat_template`, or the one of that name below it, if it has one."""
+        template = llama.llama_model_chat_template(self._model, name.encode() if name else None)
         return template.decode("utf-8", errors="replace") if template else None
 
     def token_text(self, token: int) -> str:
@@ -189,6 +192,37 @@ class Model:
         if not 0 <= token < self.n_vocab:
             return ""
         return self._render(token, special=True).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """A token's bytes with special tokens written out. Safe in any thread."""
+        return self._render(token, special=True)
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """Read from the vocabulary; llama.cpp's LLAMA_TOKEN_NULL is None."""
+        vocab = self._vocab
+
+        def known(token: int) -> int | None:
+            return int(token) if token >= 0 else None
+
+        return SpecialTokens(
+            bos=known(llama.llama_vocab_bos(vocab)),
+            eos=known(llama.llama_vocab_eos(vocab)),
+            sep=known(llama.llama_vocab_sep(vocab)),
+            add_bos=bool(llama.llama_vocab_get_add_bos(vocab)),
+            add_eos=bool(llama.llama_vocab_get_add_eos(vocab)),
+            add_sep=bool(llama.llama_vocab_get_add_sep(vocab)),
+            fim_prefix=known(llama.llama_vocab_fim_pre(vocab)),
+            fim_suffix=known(llama.llama_vocab_fim_suf(vocab)),
+            fim_middle=known(llama.llama_vocab_fim_mid(vocab)),
+            fim_repository=known(llama.llama_vocab_fim_rep(vocab)),
+            fim_separator=known(llama.llama_vocab_fim_sep(vocab)),
+        )
+
+    @property
+    def longest_input(self) -> int:
+        """Tokens that one input of an embeddings context may have: one that is not split must fit a micro-batch."""
+        return self.n_ctx_request if self.splits_inputs else min(self.n_batch, self.n_ctx_request)
 
     @property
     def bos_token(self) -> str:
@@ -236,10 +270,10 @@ class Model:
         return view
 
     def embedding(self, seq_id: int) -> npt.NDArray[np.float32]:
-        """A copy of the pooled vector of a sequence of the last batch, of n_embd floats."""
+        """A copy of the pooled vector of a sequence of the last batch, of `n_pooled` floats."""
         pointer = llama.llama_get_embeddings_seq(self.ctx, seq_id)
         assert pointer, f"sequence {seq_id} has no pooled embedding"
-        return np.ctypeslib.as_array(pointer, shape=(self.n_embd,)).copy()
+        return np.ctypeslib.as_array(pointer, shape=(self.n_pooled,)).copy()
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Sequence `target`, which must be empty, shares the first `length` cells of `source`."""
@@ -315,17 +349,16 @@ def _facts(model: Any, settings: LlamaCppSettings) -> ModelFacts:
     in_file_pooling = int(in_file) if in_file is not None else None
     causal = _meta(model, f"{arch}.attention.causal") != "false"
     pools = in_file_pooling not in (None, llama.LLAMA_POOLING_TYPE_NONE)
+    pools = pools or settings.pooling == "rank"
     embeddings = (pools or not causal) if settings.embeddings == "auto" else settings.embeddings
-    pooling = pooling_type(settings, in_file_pooling)
-    if embeddings and pooling == llama.LLAMA_POOLING_TYPE_RANK:
-        raise ModelLoadError(f"{settings.path}: a reranking model has no embeddings to serve", invalid=True)
     if llama.llama_model_has_encoder(model) and llama.llama_model_has_decoder(model):
         raise ModelLoadError(f"{settings.path}: encoder-decoder models are not served", invalid=True)
     window = llama.llama_model_n_swa(model) > 0
     recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return ModelFacts(
         embeddings=embeddings,
-        pooling_type=pooling,
+        pooling_type=pooling_type(settings, in_file_pooling),
+        causal=causal,
         per_sequence_cache=window or recurrent,
         sliding_window=window and not recurrent,
     )

@@ -16,6 +16,7 @@ import llama_cpp._ggml as ggml
 import llama_cpp.llama_cpp as llama
 
 from backends.base import Offload
+from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.settings import LlamaCppSettings
 
 _SPLIT_MODES = {
@@ -27,6 +28,7 @@ _POOLING_TYPES = {
     "mean": llama.LLAMA_POOLING_TYPE_MEAN,
     "cls": llama.LLAMA_POOLING_TYPE_CLS,
     "last": llama.LLAMA_POOLING_TYPE_LAST,
+    "rank": llama.LLAMA_POOLING_TYPE_RANK,
 }
 _LOAD_MODES = {
     (False, False): llama.LLAMA_LOAD_MODE_NONE,
@@ -86,10 +88,26 @@ class ModelFacts:
     embeddings: bool = False
     pooling_type: int = llama.LLAMA_POOLING_TYPE_UNSPECIFIED
     """One of llama.cpp's, only looked at for embeddings."""
+    causal: bool = True
     per_sequence_cache: bool = False
     """Recurrent state or a sliding window: the cache of a sequence cannot be cut or shared in the middle."""
     sliding_window: bool = False
     """Sliding-window layers, which `swa_full` gives an ordinary cache."""
+
+    @property
+    def task(self) -> Task:
+        """What the context is made for."""
+        if not self.embeddings:
+            return Task.GENERATE
+        return Task.RANK if self.pooling_type == llama.LLAMA_POOLING_TYPE_RANK else Task.EMBED
+
+    @property
+    def pools_last_token(self) -> bool:
+        """Whether the last token alone decides, so that a model with a cache can take an input in pieces
+        (server-context.cpp can_split)."""
+        if self.pooling_type == llama.LLAMA_POOLING_TYPE_RANK:
+            return self.causal
+        return self.pooling_type == llama.LLAMA_POOLING_TYPE_LAST
 
 
 def model_params(settings: LlamaCppSettings, offload: Offload, portable: bool) -> ModelParams:

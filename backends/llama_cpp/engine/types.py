@@ -10,6 +10,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+class Task(Enum):
+    """What a loaded model is for. A context is made for one of them."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    RANK = "rank"
+
+
 class Finish(Enum):
     """Why a choice ended, in OpenAI's words."""
 
@@ -42,6 +50,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The vocabulary's tokens that prompts are built with, None where it has none, and where it wants them."""
+
+    bos: int | None = None
+    eos: int | None = None
+    sep: int | None = None
+    add_bos: bool = False
+    add_eos: bool = False
+    add_sep: bool = False
+    fim_prefix: int | None = None
+    """Fill in the middle: what comes before the gap, after it, and the gap itself."""
+    fim_suffix: int | None = None
+    fim_middle: int | None = None
+    fim_repository: int | None = None
+    """Before the name of a repository, for models that were trained on whole ones."""
+    fim_separator: int | None = None
+    """Before the name of each further file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """A request for `n` continuations of one prompt. `prompt` holds token ids, at least one, fewer than n_ctx."""
 
@@ -58,7 +86,10 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """A request for one pooled vector per input. Each input holds at least one token id."""
+    """A request for one pooled vector per input, or one score per prompt of query and document.
+
+    Each input holds at least one token id.
+    """
 
     request_id: str
     inputs: tuple[tuple[int, ...], ...]
@@ -88,7 +119,10 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The answer to an Embed: one vector per input, in order, L2-normalised."""
+    """The answer to an Embed: one vector per input, in order, L2-normalised.
+
+    A reranking model's vectors are its raw scores, the relevance first.
+    """
 
     request_id: str
     vectors: tuple[tuple[float, ...], ...]

@@ -1,0 +1,203 @@
+"""Fill in the middle: llama-server's /infill, which code editors use.
+
+Owns the body, the prompt of a gap between two pieces of code and the native shape of the answer. Pure; blocking where
+texts are tokenized, so the server calls it off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from backends.llama_cpp.engine.types import Ended, Finish, Generate, Output, Piece, Prefilled, SpecialTokens
+from backends.llama_cpp.errors import RequestError, engine_failed
+from backends.llama_cpp.prompts import Tokenizer, check_prompt, generates
+from backends.llama_cpp.requests import GenerateBody, Limits, TokenId, Tokens, choices, decode, max_tokens
+from backends.llama_cpp.responses import DONE
+from backends.llama_cpp.tokens import mixed_tokens
+from backends.llama_cpp.unsupported import COMPLETION
+
+MAX_EXTRA = 1024
+ANSWER_TOKENS = 256
+"""Kept free of extra context for an answer whose length was not asked for."""
+_REPOSITORY, _FILE, _UNNAMED = "myproject\n", "filename\n", "tmp"
+_SNIPPET = "\n\n--- snippet ---\n\n"
+
+Text = str | tuple[str | TokenId, ...]
+
+
+class Extra(msgspec.Struct, frozen=True):
+    """A piece of another file."""
+
+    text: str
+    filename: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+class InfillBody(GenerateBody, frozen=True, kw_only=True):
+    """POST /infill. The gap is between `input_prefix` with `prompt` after it, and `input_suffix`."""
+
+    input_prefix: Text
+    input_suffix: Text
+    input_extra: Annotated[tuple[Extra, ...], Meta(max_length=MAX_EXTRA)] | None = None
+    prompt: str | None = None
+
+
+_decoder = msgspec.json.Decoder(InfillBody)
+
+
+def decode_infill(data: bytes, limits: Limits) -> InfillBody:
+    """Check a body. Raises `RequestError` naming the field."""
+    body = decode(_decoder, data, COMPLETION)
+    if choices(body, limits) > 1:
+        raise RequestError("n must be 1 here", param="n" if body.n is not None else "n_cmpl")
+    return body
+
+
+def require_fim(special: SpecialTokens, model_id: str) -> None:
+    """Raise a `RequestError` for a model that was not trained to fill gaps."""
+    wanted = {"prefix": special.fim_prefix, "suffix": special.fim_suffix, "middle": special.fim_middle}
+    missing = [name for name, token in wanted.items() if token is None]
+    if missing:
+        raise RequestError(
+            f"{model_id} cannot fill in the middle: its vocabulary has no {' and no '.join(missing)} token",
+            code="unsupported_endpoint",
+        )
+
+
+def infill_request(
+    body: InfillBody, tokenizer: Tokenizer, special: SpecialTokens, limits: Limits, new_id: Callable[[], str]
+) -> Generate:
+    """The Generate that fills the gap."""
+    prompt = infill_prompt(body, tokenizer, special, limits)
+    check_prompt(prompt, limits, "prompt")
+    (generate,) = generates(body, [prompt], limits, new_id)
+    return generate
+
+
+def infill_prompt(body: InfillBody, tokenizer: Tokenizer, special: SpecialTokens, limits: Limits) -> Tokens:
+    """Extra files, then the gap's two sides and the token that asks for what is between them.
+
+    server-common.cpp format_prompt_infill, the pattern of Qwen2.5-Coder (arXiv:2409.12186): of a long prefix the end
+    is taken and of a long suffix the beginning, three to one, as much as one batch holds. Extra context is cut from
+    its beginning to what the context has left.
+    """
+    assert special.fim_prefix is not None
+    assert special.fim_suffix is not None
+    assert special.fim_middle is not None
+
+    def side(text: Text, param: str) -> list[int]:
+        parts = (text,) if isinstance(text, str) else text
+        return mixed_tokens(parts, tokenizer, limits, param, add_special=False, parse_special=False)
+
+    prompt = tokenizer.tokenize(body.prompt or "", add_special=False, parse_special=True)
+    prefix, suffix = side(body.input_prefix, "input_prefix"), side(body.input_suffix, "input_suffix")
+    quarter = min(limits.n_batch, limits.n_ctx) // 4
+    prefix = prefix[max(0, len(prefix) - 3 * quarter) :]
+    suffix = suffix[: max(0, quarter - 2 - len(prompt))]
+    bos = [special.bos] if special.add_bos and special.bos is not None else []
+    gap = [*bos, special.fim_prefix, *prefix, *prompt, special.fim_suffix, *suffix, special.fim_middle]
+    extra = _extra_tokens(body.input_extra or (), tokenizer, special)
+    room = max(0, limits.n_ctx - len(gap) - (max_tokens(body) or ANSWER_TOKENS))
+    return (*extra[max(0, len(extra) - room) :], *gap)
+
+
+def _extra_tokens(extra: Sequence[Extra], tokenizer: Tokenizer, special: SpecialTokens) -> list[int]:
+    def plain(text: str) -> list[int]:
+        return tokenizer.tokenize(text, add_special=False, parse_special=False)
+
+    tokens: list[int] = []
+    if special.fim_repository is not None:
+        tokens += [special.fim_repository, *plain(_REPOSITORY)]
+    for one in extra:
+        if special.fim_separator is not None:
+            tokens += [special.fim_separator, *plain(f"{one.filename or _UNNAMED}\n")]
+        else:
+            tokens += plain(_SNIPPET)
+        tokens += plain(one.text)
+    if special.fim_separator is not None:
+        tokens += [special.fim_separator, *plain(_FILE)]
+    return tokens
+
+
+@dataclass(slots=True)
+class Filling:
+    """Turns outputs into llama-server's native answer, whole or as events.
+
+    A stream ends with `[DONE]` as every stream here does, so that a broken one can be told from a whole one.
+    """
+
+    model_id: str
+    failed: bool = False
+    ended: bool = False
+    _texts: list[str] = field(default_factory=list)
+    _finish: Finish | None = None
+    _prompt_tokens: int = 0
+    _cached_tokens: int = 0
+    _tokens: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.failed or self.ended
+
+    def feed(self, outputs: Sequence[Output]) -> bytes:
+        """The events these outputs make, as one block of bytes."""
+        events: list[bytes] = []
+        for output in outputs:
+            match output:
+                case Prefilled():
+                    self._prompt_tokens, self._cached_tokens = output.prompt_tokens, output.cached_tokens
+                case Piece():
+                    self._take(output)
+                    if output.text:
+                        events.append(_event(self._document(output.text, stop=False)))
+                case Ended(error=str() as error):
+                    self.failed = True
+                    return b"".join([*events, b"data: ", engine_failed(error).envelope(), b"\n\n"])
+                case Ended():
+                    self.ended = True
+                    events += [_event(self._document("", stop=True)), DONE]
+                case _:
+                    pass
+        return b"".join(events)
+
+    def collect(self, outputs: Sequence[Output]) -> None:
+        """Take outputs in for a whole answer. Raises `RequestError` when the engine gave the request up."""
+        error = next((output.error for output in outputs if isinstance(output, Ended) and output.error), None)
+        if error is not None:
+            raise engine_failed(error)
+        self.feed(outputs)
+
+    def answer(self) -> bytes:
+        """The whole answer as a JSON document."""
+        assert self.ended
+        return msgspec.json.encode(self._document("".join(self._texts), stop=True))
+
+    def _take(self, piece: Piece) -> None:
+        self._texts.append(piece.text)
+        self._tokens += piece.tokens
+        self._finish = piece.finish or self._finish
+
+    def _document(self, content: str, *, stop: bool) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "index": 0,
+            "content": content,
+            "stop": stop,
+            "model": self.model_id,
+            "tokens_predicted": self._tokens,
+            "tokens_evaluated": self._prompt_tokens,
+        }
+        if stop:
+            document |= {
+                "tokens_cached": self._cached_tokens,
+                "truncated": False,
+                "stop_type": "limit" if self._finish is Finish.LENGTH else "eos",
+            }
+        return document
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(document) + b"\n\n"
