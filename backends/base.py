@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 
@@ -35,6 +35,8 @@ class Footprint:
     """Host buffer for logits or embeddings."""
     process_bytes: int
     """RAM of the worker process itself: interpreter, libraries, buffers of its own."""
+    cache_ram_bytes: int = 0
+    """RAM for copies of finished and preempted sequences' caches: a bound, filled as it is needed."""
     tied_output_bytes: int = 0
     """What the output layer takes in addition on any device but RAM: its copy of a token embedding that serves as
     output too. In RAM the two are one tensor, which `host_weights_bytes` counts; the sums below are for RAM."""
@@ -52,7 +54,12 @@ class Footprint:
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes + self.process_bytes
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.host_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """What is in RAM whatever is offloaded, weights apart."""
+        return self.output_bytes + self.cache_ram_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,12 @@ class LaunchSpec:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+
+
+Size = Annotated[int, msgspec.Meta(ge=0, extra={"unit": "bytes"})]
+"""Bytes; people write 512MiB."""
+Duration = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "seconds"})]
+"""Seconds; people write 250ms."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

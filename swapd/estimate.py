@@ -75,7 +75,7 @@ def _devices(footprint: Footprint, laid_out: Placement, budgets: Mapping[str, in
         other_bytes = 0
         if name == RAM:
             weights_bytes += footprint.host_weights_bytes
-            other_bytes = footprint.output_bytes + footprint.process_bytes
+            other_bytes = footprint.host_bytes
         else:
             weights_bytes += footprint.tied_output_bytes
         assert weights_bytes + kv_bytes + compute_bytes + other_bytes == device_bytes, name

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,9 +60,11 @@ class LlamaCppBackend:
         dims = dimensions(header)
         task = task_of(header, settings)
         check_settings(header, dims, settings)
-        plan = context_plan(header, settings, embeddings=task is not Task.GENERATE)
+        needs = footprint(header, dims, context_plan(header, settings, embeddings=task is not Task.GENERATE))
+        if task is Task.GENERATE:
+            needs = replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes))
         return Inspection(
-            footprint=footprint(header, dims, plan),
+            footprint=needs,
             slots=settings.n_parallel,
             capabilities=Capabilities(
                 chat=task is Task.GENERATE,

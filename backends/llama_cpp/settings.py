@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from backends.base import Settings
+from backends.base import Duration, Settings, Size
+
+MAX_AUTO_CACHE_RAM_BYTES = 512 * 2**20
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -30,6 +32,10 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """Sequences that run at once."""
     prefix_slots: Annotated[int, msgspec.Meta(ge=0, le=128)] | Literal["auto"] = "auto"
     """Finished sequences whose cache is kept for the next prompt with the same beginning."""
+    cache_ram: Size | Literal["auto"] = "auto"
+    """RAM for the caches of finished and preempted sequences; auto is the size of the KV cache, at most 512 MiB."""
+    prefill_stall: Duration = 0.25
+    """While streams run, prompts are cut so that no batch keeps them waiting for longer than about this."""
     embeddings: bool | Literal["auto"] = "auto"
     """True makes a worker that answers /v1/embeddings, or /v1/rerank, and nothing else; auto asks the file."""
     pooling: Literal["auto", "mean", "cls", "last", "rank"] = "auto"
@@ -70,6 +76,10 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     def retired_slots(self) -> int:
         """`prefix_slots` with auto resolved: as many as run at once, at least four."""
         return max(4, self.n_parallel) if self.prefix_slots == "auto" else self.prefix_slots
+
+    def cache_ram_bytes(self, kv_bytes: int) -> int:
+        """`cache_ram` with auto resolved for a KV cache of this size."""
+        return min(kv_bytes, MAX_AUTO_CACHE_RAM_BYTES) if self.cache_ram == "auto" else self.cache_ram
 
     @property
     def n_seq_max(self) -> int:

@@ -6,7 +6,7 @@ The struct's types are the only source of what is allowed; nothing here knows a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backends.base import Settings, decode_path
 from swapd.config.nodes import Mapping as MappingNode
 from swapd.config.nodes import Scalar, Sequence
 from swapd.config.problems import Problems, key_part
+from swapd.config.quantities import parse_size, parse_time
 from swapd.config.readers import Place, Trouble, note, path_from, value_at, wrong
 
 _ERROR_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
@@ -76,7 +77,7 @@ def read_setting(field: structs.FieldInfo, place: Place, base_dir: Path) -> Any:
             troubles.append(str(error))
             raise
 
-    plain = _builtins(place)
+    plain = _measured(field.type, place) if isinstance(place.node, Scalar) else _builtins(place)
     try:
         return msgspec.convert(plain, field.type, strict=True, dec_hook=decode)
     except msgspec.ValidationError as error:
@@ -84,6 +85,28 @@ def read_setting(field: structs.FieldInfo, place: Place, base_dir: Path) -> Any:
         if troubles:
             raise Trouble(troubles[0], at) from None
         raise Trouble(str(wrong(at.node, describe(_type_at(field.type, at.key != place.key)))), at) from None
+
+
+_PARSERS: Mapping[str, Callable[[str], float]] = {"bytes": parse_size, "seconds": parse_time}
+"""By the unit that a backend's type declares (`backends.base.Size`, `Duration`)."""
+
+
+def _measured(kind: Any, place: Place) -> Any:
+    """A scalar's value, read with its unit where the type has one; a word such as auto stays a word."""
+    assert isinstance(place.node, Scalar)
+    info = inspect.type_info(kind)
+    members = info.types if isinstance(info, inspect.UnionType) else (info,)
+    words = {word for member in members if isinstance(member, inspect.LiteralType) for word in member.values}
+    unit = _unit(info)
+    if unit is None or place.node.is_null or place.node.text in words:
+        return _builtins(place)
+    return _PARSERS[unit](place.node.text)
+
+
+def _unit(info: inspect.Type) -> str | None:
+    if isinstance(info, inspect.UnionType):
+        return next((unit for member in info.types if (unit := _unit(member))), None)
+    return (info.extra or {}).get("unit") if isinstance(info, inspect.Metadata) else None
 
 
 def _builtins(place: Place) -> Any:
@@ -128,6 +151,12 @@ def describe(kind: Any) -> str:
     """A type in the words of someone who writes YAML: `auto or a whole number from 0 to 128`."""
     info = kind if isinstance(kind, inspect.Type) else inspect.type_info(kind)
     match info:
+        case inspect.Metadata(extra={"unit": "bytes"}):
+            return "a size such as 512MiB"
+        case inspect.Metadata(extra={"unit": "seconds"}):
+            return "a time such as 250ms"
+        case inspect.Metadata(type=inner):
+            return describe(inner)
         case inspect.UnionType() | inspect.LiteralType() | inspect.BoolType():
             choices = _choices(info)
             return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"

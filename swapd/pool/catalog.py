@@ -81,7 +81,7 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
     return LayerCosts(
         layer_weights_bytes=footprint.layer_weights_bytes,
         layer_kv_bytes=footprint.layer_kv_bytes,
-        host_bytes=footprint.host_weights_bytes + footprint.output_bytes + footprint.process_bytes,
+        host_bytes=footprint.host_weights_bytes + footprint.host_bytes,
         compute_bytes=footprint.compute_bytes,
         tied_output_bytes=footprint.tied_output_bytes,
     )

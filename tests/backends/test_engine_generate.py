@@ -155,7 +155,7 @@ def test_a_conversation_that_goes_on_reuses_its_answer_too(driver: Driver, model
     second = driver.one(Generate("b", longer, GREEDY, max_tokens=8))
     assert second.prefilled is not None
     assert second.prefilled.cached_tokens == len(opening) + 7, "the last sampled token was never decoded"
-    assert len(driver.generator._retired) == 1, "the longer one replaces its beginning"
+    assert len(driver.generator._cache.retired) == 1, "the longer one replaces its beginning"
     assert second.text == text_of(model, plain_greedy(model, longer, 8))
 
 
@@ -171,7 +171,7 @@ def test_a_prefix_is_shared_from_a_sequence_that_is_still_running(driver: Driver
 
 def test_without_cache_prompt_nothing_is_taken_and_nothing_left(driver: Driver, model: Model) -> None:
     driver.one(story(model, "the moon", "a", cache_prompt=False))
-    assert len(driver.generator._retired) == 0
+    assert len(driver.generator._cache.retired) == 0
     driver.one(story(model, "the moon", "b"))
     third = driver.one(story(model, "the moon", "c", cache_prompt=False))
     assert third.prefilled is not None
@@ -291,7 +291,7 @@ def test_retired_prefixes_give_way_before_anybody_waits(small: Model) -> None:
     driver = Driver(small, 6)
     for number in range(4):
         driver.one(story(small, TOPICS[number], f"old{number}", max_tokens=80, sampling=ENDLESS))
-    assert len(driver.generator._retired) > 1
+    assert len(driver.generator._cache.retired) > 1
     words = tuple(range(20, 420)) + (7,) * 20
     answer = driver.one(Generate("big", words, ENDLESS, max_tokens=10))
     assert answer.finishes == {0: Finish.LENGTH}

@@ -54,25 +54,30 @@ def test_a_plan_keeps_its_bounds_and_wastes_nothing(pending: list[int], n_batch:
 
 
 def test_before_any_measurement_one_micro_batch_of_prompt_is_allowed() -> None:
-    assert prompt_budget(None, decoding=True, n_batch=2048, n_ubatch=512) == 512
-    assert prompt_budget(None, decoding=False, n_batch=2048, n_ubatch=512) == 512
-    assert prompt_budget(None, decoding=False, n_batch=256, n_ubatch=512) == 256
+    assert prompt_budget(None, 0.25, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(None, None, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(None, None, n_batch=256, n_ubatch=512) == 256
 
 
 def test_a_slow_machine_gives_prompts_little_while_others_decode() -> None:
-    assert prompt_budget(200.0, decoding=True, n_batch=2048, n_ubatch=512) == 50
-    assert prompt_budget(1.0, decoding=True, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
-    assert prompt_budget(1.0, decoding=True, n_batch=8, n_ubatch=8) == 8
+    assert prompt_budget(200.0, 0.25, n_batch=2048, n_ubatch=512) == 50
+    assert prompt_budget(1.0, 0.25, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
+    assert prompt_budget(1.0, 0.25, n_batch=8, n_ubatch=8) == 8
+
+
+def test_streams_that_may_wait_longer_let_prompts_go_faster() -> None:
+    assert prompt_budget(200.0, 1.0, n_batch=2048, n_ubatch=512) == 200
+    assert prompt_budget(200.0, 0.0, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
 
 
 def test_a_fast_machine_gives_prompts_a_micro_batch_while_others_decode() -> None:
-    assert prompt_budget(50_000.0, decoding=True, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(50_000.0, 0.25, n_batch=2048, n_ubatch=512) == 512
 
 
 def test_prompts_alone_get_whole_micro_batches_up_to_the_batch() -> None:
-    assert prompt_budget(700.0, decoding=False, n_batch=2048, n_ubatch=512) == 1024
-    assert prompt_budget(9_000.0, decoding=False, n_batch=2048, n_ubatch=512) == 2048
-    assert prompt_budget(3.0, decoding=False, n_batch=2048, n_ubatch=512) == 512
+    assert prompt_budget(700.0, None, n_batch=2048, n_ubatch=512) == 1024
+    assert prompt_budget(9_000.0, None, n_batch=2048, n_ubatch=512) == 2048
+    assert prompt_budget(3.0, None, n_batch=2048, n_ubatch=512) == 512
 
 
 def test_the_prompt_speed_follows_slowly_and_ignores_tiny_batches() -> None:

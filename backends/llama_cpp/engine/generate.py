@@ -1,26 +1,32 @@
 """Continuous batching: who runs, who waits, and what each decoded batch brings.
 
-Owns every sequence of the context, the book of its cells, and the retired prefixes. Runs in the engine thread
-only and never blocks but in llama.cpp. The oldest sequence always gets on: when the cache is full, retired
-prefixes go first and then the newest sequences, whose tokens are kept and decoded again later.
+Owns who runs and who waits, and every sampler; `cache` has the context's contents. Runs in the engine thread only
+and never blocks but in llama.cpp. The oldest sequence always gets on: when the cache is full, retired prefixes go
+first and then the newest sequences, which are copied to host memory, or decoded again later if that is full.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from operator import attrgetter
 
+from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
-from backends.llama_cpp.engine.prefix import Cells, Retired, RetiredPrefixes, common_prefix
+from backends.llama_cpp.engine.prefix import Donor, best_donor, common_prefix
 from backends.llama_cpp.engine.sampler import SamplingError, choice_seed, make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
 from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Prefilled
 
 GROWTH_TOKENS = 16
 """Cells kept free per running sequence when another is admitted, so that it is not preempted right away."""
+
+WORTH_WAITING_TOKENS = 32
+"""A request waits for another's prefill of a beginning they share if that saves at least this many tokens."""
+MAX_LOOKED_AT = 256
+"""Waiting sequences considered at one admission."""
 
 _NO_ROOM, _BAD_BATCH = 1, -1
 
@@ -40,22 +46,28 @@ class Generator:
         model: Model,
         *,
         n_parallel: int,
+        prefill_stall_s: float,
+        cache_ram_bytes: int,
         fresh_seed: Callable[[], int],
         now_s: Callable[[], float],
     ) -> None:
         self._model = model
         self._n_parallel = n_parallel
+        self._prefill_stall_s = prefill_stall_s
         self._fresh_seed = fresh_seed
         self._now_s = now_s
         self._batch = Batch(model.n_batch)
-        self._cells = Cells(model.n_ctx)
-        self._retired = RetiredPrefixes(model.n_seq_max - n_parallel if model.keeps_prefixes else 0)
-        self._seq_ids = list(range(model.n_seq_max))
+        retired_slots = model.n_seq_max - n_parallel if model.keeps_prefixes else 0
+        self._cache = ContextCache(model, retired_slots=retired_slots, host_bytes=cache_ram_bytes)
         self._jobs: dict[str, Job] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
         self._arrivals = 0
         self._admit_again = False
+        self._held_back = False
+        """Somebody waits for what another is computing."""
+        self._crowded = False
+        """Retired prefixes may be in the way of those who run."""
         self._prompt_rate: float | None = None
         self.batches = 0
         """Micro-batches finished."""
@@ -94,10 +106,13 @@ class Generator:
 
     def step(self, outputs: list[Output]) -> None:
         """Admit who fits, decode one batch and sample. Raises `DecodeError` when the context is lost."""
-        if self._admit_again:
+        if self._admit_again or self._held_back:
             self._admit_again = False
             self._admit()
         assert self._running, "requests wait while nothing runs"
+        # Not before a prompt: it would wait for the copying, and a stream hardly notices.
+        if self._crowded and all(sequence.pending == 1 for sequence in self._running):
+            self._crowded = self._cache.unburden(sum(sequence.cached for sequence in self._running))
         self._decode(self._plan(), outputs)
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -148,92 +163,86 @@ class Generator:
         del sequence.job.live[sequence.index]
         sequence.sampler.close()
         self._admit_again = True
-        if sequence.seq_id is None:
+        if sequence.saved is not None:
+            self._cache.forget(sequence.saved)
+        if sequence.place is None:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
         if sequence.job.request.cache_prompt:
-            tokens = sequence.tokens[: len(sequence.cells)]
-            self._free(self._retired.add(Retired(sequence.seq_id, tokens, sequence.cells)))
+            self._cache.retire(sequence.tokens[: sequence.cached], sequence.place)
         else:
-            self._free([Retired(sequence.seq_id, (), sequence.cells)])
-        sequence.seq_id = None
-
-    def _free(self, given_up: Iterable[Retired]) -> None:
-        for retired in given_up:
-            self._model.remove(retired.seq_id)
-            self._cells.release(retired.cells)
-            self._seq_ids.append(retired.seq_id)
+            self._cache.close(sequence.place)
+        sequence.place = None
 
     # -- room in the cache ---------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Start waiting sequences, oldest first, until one does not fit."""
-        for sequence in list(self._waiting):
+        """Start waiting sequences, oldest first, until one does not fit.
+
+        One whose beginning is being computed for another right now is passed over until that is done.
+        """
+        self._held_back = False
+        for sequence in self._waiting[:MAX_LOOKED_AT]:
             if len(self._running) == self._n_parallel:
                 return
-            if sequence.follows and self._model.keeps_prefixes:
-                continue
-            if not self._start(sequence):
+            donor, length = self._find_donor(sequence)
+            if self._is_on_its_way(sequence, length):
+                self._held_back = True
+            elif not self._start(sequence, donor, length):
                 return
 
-    def _start(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence a place and the longest prefix that is in the cache, if its tokens have room."""
-        donor, length = self._find_donor(sequence)
-        need = len(sequence.tokens) - length
+    def _find_donor(self, sequence: Sequence) -> tuple[Donor | None, int]:
+        if sequence.saved is not None:
+            return None, 0
+        if not sequence.job.takes_prefixes:
+            own = [other for other in self._running if other.job is sequence.job]
+            return best_donor(sequence.tokens, own) if self._model.keeps_prefixes else (None, 0)
+        return self._cache.donor(sequence.tokens, [other for other in self._running if _may_share(sequence.job, other)])
+
+    def _is_on_its_way(self, sequence: Sequence, length: int) -> bool:
+        """Whether a running sequence will soon have clearly more of its beginning than the `length` there is now."""
+        if sequence.saved is not None or not self._model.keeps_prefixes:
+            return False
+        for other in self._running:
+            if other.pending > 1 and _may_share(sequence.job, other):
+                worth = 0 if other.job is sequence.job else WORTH_WAITING_TOKENS
+                limit = len(sequence.tokens) - 1
+                if limit > length + worth and common_prefix(sequence.tokens, other.tokens, limit) > length + worth:
+                    return True
+        return False
+
+    def _start(self, sequence: Sequence, donor: Donor | None, length: int) -> bool:
+        """Give a waiting sequence a place with the beginning that is there, if the rest of its tokens has room."""
+        done = length if sequence.saved is None else sequence.saved.cached
+        need = len(sequence.tokens) - done
         if self._running:
             need += GROWTH_TOKENS * (len(self._running) + 1) + sum(other.pending for other in self._running)
-        seq_id = self._seq_ids.pop()
-        if donor is not None and length > 0:
-            assert donor.seq_id is not None
-            self._model.copy_prefix(donor.seq_id, seq_id, length)
-            sequence.cells = list(donor.cells[:length])
-            self._cells.share(sequence.cells)
-            if isinstance(donor, Retired):
-                self._retired.touch(donor)
-        while self._cells.free < need:
-            oldest = self._retired.give_up_oldest()
-            if oldest is None:
-                assert self._running, "an empty cache has no room for a request that fits alone"
-                self._free([Retired(seq_id, (), sequence.cells)])
-                sequence.cells = []
-                return False
-            self._free([oldest])
-        sequence.seq_id = seq_id
+        if sequence.saved is None:
+            place = self._cache.place(donor, length, need)
+        else:
+            place = self._cache.resume(sequence.saved, need)
+        if place is None:
+            assert self._running, "an empty cache has no room for a request that fits alone"
+            return False
+        sequence.place, sequence.saved = place, None
         self._waiting.remove(sequence)
         insort(self._running, sequence, key=attrgetter("order"))
         if sequence.job.cached_tokens is None:
-            sequence.job.cached_tokens = length
+            sequence.job.cached_tokens = place.cached
+        self._crowded = True
         return True
-
-    def _find_donor(self, sequence: Sequence) -> tuple[Retired | Sequence | None, int]:
-        """Who has the longest part of its tokens in the cache. At least the last token is always left to decode."""
-        if not self._model.keeps_prefixes:
-            return None, 0
-        best: Retired | Sequence | None = None
-        length = 0
-        for donor in (*self._running, *self._retired):
-            if not _may_share(sequence.job, donor):
-                continue
-            limit = min(len(sequence.tokens) - 1, len(donor.cells))
-            if limit > length:
-                shared = common_prefix(sequence.tokens, donor.tokens, limit)
-                if shared > length:
-                    best, length = donor, shared
-        return best, length
 
     def _make_room(self) -> bool:
         """Free cells: the oldest retired prefix, else the newest sequence unless it is the only one."""
-        oldest = self._retired.give_up_oldest()
-        if oldest is not None:
-            self._free([oldest])
+        if self._cache.give_way():
             return True
         if len(self._running) < 2:
             return False
         newest = self._running.pop()
-        assert newest.seq_id is not None
-        self._free([Retired(newest.seq_id, (), newest.cells)])
-        newest.seq_id, newest.cells = None, []
+        assert newest.place is not None
+        newest.saved = self._cache.save(newest.tokens[: newest.cached], newest.place)
+        newest.place = None
         insort(self._waiting, newest, key=attrgetter("order"))
         self.preemptions += 1
         return True
@@ -245,10 +254,13 @@ class Generator:
         while True:
             pending = [sequence.pending for sequence in self._running]
             budget = prompt_budget(
-                self._prompt_rate, decoding=1 in pending, n_batch=model.n_batch, n_ubatch=model.n_ubatch
+                self._prompt_rate,
+                self._prefill_stall_s if 1 in pending else None,
+                n_batch=model.n_batch,
+                n_ubatch=model.n_ubatch,
             )
             counts = share_batch(pending, model.n_batch, budget)
-            if sum(counts) <= self._cells.free:
+            if sum(counts) <= self._cache.free:
                 return [(sequence, count) for sequence, count in zip(self._running, counts, strict=True) if count]
             made = self._make_room()
             assert made, "the only sequence has outgrown the cache"
@@ -257,7 +269,7 @@ class Generator:
         """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
         todo = [grants]
         while todo:
-            grants = [grant for grant in todo.pop() if grant[0].seq_id is not None]
+            grants = [grant for grant in todo.pop() if grant[0].place is not None]
             if not grants:
                 continue
             started_s = self._now_s()
@@ -287,16 +299,16 @@ class Generator:
         if single:
             batch.add_single(
                 [sequence.tokens[-1] for sequence in single],
-                [len(sequence.cells) for sequence in single],
-                [sequence.seq_id for sequence in single if sequence.seq_id is not None],
+                [sequence.cached for sequence in single],
+                [sequence.place.seq_id for sequence in single if sequence.place is not None],
             )
         for sequence, count in grants:
             if sequence.pending == 1:
                 continue
-            assert sequence.seq_id is not None
-            start = len(sequence.cells)
+            assert sequence.place is not None
+            start = sequence.cached
             complete = count == sequence.pending
-            batch.add_chunk(sequence.tokens[start : start + count], start, sequence.seq_id, output=complete)
+            batch.add_chunk(sequence.tokens[start : start + count], start, sequence.place.seq_id, output=complete)
             if complete:
                 ordered.append((sequence, len(batch) - 1))
         return ordered
@@ -309,7 +321,8 @@ class Generator:
 
     def _advance(self, grants: list[Grant]) -> None:
         for sequence, count in grants:
-            sequence.cells += self._cells.take(count)
+            assert sequence.place is not None
+            self._cache.cells.grow(sequence.place.holding, count)
 
     def _sample(self, ordered: list[tuple[Sequence, int]], outputs: list[Output]) -> None:
         model = self._model
@@ -343,8 +356,6 @@ class Generator:
                 self._end(job, None, outputs)
 
 
-def _may_share(job: Job, donor: Retired | Sequence) -> bool:
-    """Choices of one request always share; others if both sides are willing. Retired ones are."""
-    if isinstance(donor, Sequence) and not donor.job.request.cache_prompt:
-        return donor.job is job
-    return job.takes_prefixes or (isinstance(donor, Sequence) and donor.job is job)
+def _may_share(job: Job, other: Sequence) -> bool:
+    """Choices of one request always share; others if both sides are willing."""
+    return other.job is job or (job.takes_prefixes and other.job.request.cache_prompt)

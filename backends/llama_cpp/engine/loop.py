@@ -52,7 +52,14 @@ class Engine:
         if model.embeddings:
             self._work = Embedder(model)
         else:
-            self._work = Generator(model, n_parallel=settings.n_parallel, fresh_seed=fresh_seed, now_s=now_s)
+            self._work = Generator(
+                model,
+                n_parallel=settings.n_parallel,
+                prefill_stall_s=settings.prefill_stall,
+                cache_ram_bytes=settings.cache_ram_bytes(model.kv_bytes),
+                fresh_seed=fresh_seed,
+                now_s=now_s,
+            )
         self._thread = threading.Thread(target=self._run, name="engine")
         self._wake = threading.Condition()
         self._inbox: list[Generate | Embed] = []

@@ -108,6 +108,8 @@ class Model:
         self.splits_inputs = self._memory is not None and facts.pools_last_token
         # What one pooled vector holds: a reranking model's are its classifier's outputs.
         self.n_pooled = int(llama.llama_model_n_cls_out(model)) if facts.task is Task.RANK else self.n_embd
+        self.kv_bytes = 0
+        """Size of the whole cache, known after the warm-up from what its tokens took."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._logits: npt.NDArray[np.float32] | None = None
         self._logits_address = 0
@@ -165,6 +167,8 @@ class Model:
         if code != 0:
             raise ModelLoadError(f"the first decode failed: llama_decode returned {code}", invalid=False)
         llama.llama_synchronize(self.ctx)
+        if self._memory is not None:
+            self.kv_bytes = self.state_bytes(0) * self.n_ctx // count
         # The formal test of what the facts say: some caches refuse to lose only their end.
         if self.keeps_prefixes and not self.remove(0, count // 2):
             self.keeps_prefixes = False
@@ -282,6 +286,23 @@ class Model:
     def remove(self, seq_id: int, start: int = -1) -> bool:
         """Drop a sequence's cells from position `start`. Dropping a whole sequence always works."""
         return bool(llama.llama_memory_seq_rm(self._memory, seq_id, start, -1))
+
+    def state_bytes(self, seq_id: int) -> int:
+        """Size of a copy of a sequence's cache."""
+        return int(llama.llama_state_seq_get_size(self.ctx, seq_id))
+
+    def save(self, seq_id: int) -> npt.NDArray[np.uint8]:
+        """Copy a sequence's cache to host memory, in llama.cpp's own format."""
+        state = np.empty(self.state_bytes(seq_id), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = llama.llama_state_seq_get_data(self.ctx, pointer, state.size, seq_id)
+        assert written == state.size, f"llama.cpp wrote {written} of {state.size} bytes of sequence {seq_id}"
+        return state
+
+    def restore(self, seq_id: int, state: npt.NDArray[np.uint8]) -> bool:
+        """Put a copy back under an empty sequence id, in cells of its own. False if llama.cpp does not take it."""
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return bool(llama.llama_state_seq_set_data(self.ctx, pointer, state.size, seq_id))
 
     def clear(self) -> None:
         """Drop every sequence."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-STALL_S = 0.25
-"""While some stream is decoding, a batch's prompt tokens should not take longer than this."""
 LONG_BATCH_S = 2.0
 """With prompts alone, a batch should end within this time: cancels and the progress count wait for it."""
 MIN_CHUNK_TOKENS = 16
@@ -40,16 +38,17 @@ def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> lis
     return counts
 
 
-def prompt_budget(tokens_per_s: float | None, *, decoding: bool, n_batch: int, n_ubatch: int) -> int:
+def prompt_budget(tokens_per_s: float | None, stall_s: float | None, *, n_batch: int, n_ubatch: int) -> int:
     """Prompt tokens the next batch may carry, from the measured prompt speed (None before the first measurement).
 
-    Without a decoding stream it is a multiple of `n_ubatch`, so that a prompt that runs alone is always cut
-    in the same places and gives the same logits.
+    `stall_s` is how long streams may be kept waiting for them, None while nothing streams. Then the budget is a
+    multiple of `n_ubatch`, so that a prompt that runs alone is always cut in the same places and gives the same
+    logits.
     """
-    if decoding:
+    if stall_s is not None:
         if tokens_per_s is None:
             return n_ubatch
-        return max(min(MIN_CHUNK_TOKENS, n_ubatch), min(n_ubatch, int(tokens_per_s * STALL_S)))
+        return max(min(MIN_CHUNK_TOKENS, n_ubatch), min(n_ubatch, int(tokens_per_s * stall_s)))
     if tokens_per_s is None:
         return min(n_batch, n_ubatch)
     micro_batches = max(1, int(tokens_per_s * LONG_BATCH_S) // n_ubatch)

@@ -1,15 +1,82 @@
-"""Which tokens are in the cache already: the book of cells, and the finished sequences kept for their prefix.
+"""Which tokens have been computed already: the common prefix of two prompts, and the best place to take one from.
 
-Owns the accounting that admission and preemption rest on. Pure: must never call llama.cpp; whoever uses it does
-the matching `llama_memory_seq_*` calls.
+Owns what a donor is and the two shelves of finished ones, in the context and in host memory. Pure: must never
+call llama.cpp; `cache` does, and tells the shelves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.llama_cpp.engine.cells import Holding
 
 _BLOCK_TOKENS = 256
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A sequence id of the context and the cells under it."""
+
+    seq_id: int
+    holding: Holding
+
+    @property
+    def cached(self) -> int:
+        return self.holding.length
+
+
+class Donor(Protocol):
+    """A sequence of which the first `cached` of `tokens` have been computed and kept."""
+
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+    @property
+    def cached(self) -> int: ...
+
+    @property
+    def place(self) -> Place | None: ...
+
+
+_AnyDonor = TypeVar("_AnyDonor", bound=Donor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retired:
+    """A finished sequence that is still in the context."""
+
+    tokens: Sequence[int]
+    place: Place
+
+    @property
+    def cached(self) -> int:
+        return self.place.cached
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """A sequence's cache copied to host memory, as llama.cpp wrote it."""
+
+    tokens: Sequence[int]
+    state: npt.NDArray[np.uint8]
+
+    @property
+    def cached(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def place(self) -> None:
+        """Nowhere in the context."""
+        return
+
+    @property
+    def size_bytes(self) -> int:
+        return self.state.nbytes
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int], limit: int) -> int:
@@ -27,58 +94,28 @@ def common_prefix(first: Sequence[int], second: Sequence[int], limit: int) -> in
     return length
 
 
-class Cells:
-    """Mirrors which cells of a unified KV cache are held, and by how many sequences.
+def best_donor(
+    tokens: Sequence[int], donors: Iterable[_AnyDonor], *, whole_only: bool = False
+) -> tuple[_AnyDonor | None, int]:
+    """The donor with the longest prefix of `tokens` and its length; the first of equals.
 
-    Cells are numbered by this book alone; llama.cpp places tokens as it likes, only the counts agree.
+    At least the last token is always left to decode. `whole_only` takes a donor's cache entirely or not at all,
+    for caches that cannot be cut.
     """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._holders: list[int] = []
-        self._released: list[int] = []
-
-    @property
-    def free(self) -> int:
-        return self.total - len(self._holders) + len(self._released)
-
-    def take(self, count: int) -> list[int]:
-        """Hold `count` unheld cells. The caller has looked at `free` first."""
-        assert 0 <= count <= self.free, f"{count} cells taken, {self.free} free"
-        taken = [self._released.pop() for _ in range(min(count, len(self._released)))]
-        for cell in taken:
-            self._holders[cell] = 1
-        known = len(self._holders)
-        fresh = count - len(taken)
-        self._holders.extend([1] * fresh)
-        taken.extend(range(known, known + fresh))
-        return taken
-
-    def share(self, cells: Iterable[int]) -> None:
-        """One more sequence holds these cells."""
-        for cell in cells:
-            self._holders[cell] += 1
-
-    def release(self, cells: Iterable[int]) -> None:
-        """One sequence fewer holds these cells."""
-        holders = self._holders
-        for cell in cells:
-            holders[cell] -= 1
-            if holders[cell] == 0:
-                self._released.append(cell)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Retired:
-    """A finished sequence whose cache is kept: cell i holds token i."""
-
-    seq_id: int
-    tokens: Sequence[int]
-    cells: Sequence[int]
+    best: _AnyDonor | None = None
+    length = 0
+    for donor in donors:
+        limit = min(len(tokens) - 1, donor.cached)
+        if limit <= length or (whole_only and limit < donor.cached):
+            continue
+        shared = common_prefix(tokens, donor.tokens, limit)
+        if shared > length and (not whole_only or shared == donor.cached):
+            best, length = donor, shared
+    return best, length
 
 
 class RetiredPrefixes:
-    """The kept sequences, least recently used first. What it gives up, the caller must free."""
+    """The finished sequences kept in the context, least recently used first. What it gives up, the caller frees."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -91,10 +128,7 @@ class RetiredPrefixes:
         return iter(self._kept)
 
     def add(self, retired: Retired) -> list[Retired]:
-        """Keep one more; returns those given up for it: prefixes of it, and the oldest beyond `slots`.
-
-        One that adds nothing to a kept sequence is itself given up.
-        """
+        """Keep one more; returns those that are of no more use: prefixes of it, or itself if it adds nothing."""
         if self.slots == 0 or not retired.tokens:
             return [retired]
         given_up: list[Retired] = []
@@ -107,8 +141,6 @@ class RetiredPrefixes:
                 given_up.append(kept)
         self._kept = [kept for kept in self._kept if kept not in given_up]
         self._kept.append(retired)
-        if len(self._kept) > self.slots:
-            given_up.append(self._kept.pop(0))
         return given_up
 
     def touch(self, retired: Retired) -> None:
@@ -119,3 +151,57 @@ class RetiredPrefixes:
     def give_up_oldest(self) -> Retired | None:
         """Remove the least recently used one, if there is any."""
         return self._kept.pop(0) if self._kept else None
+
+
+class HostShelf:
+    """Caches copied to host memory, at most `limit_bytes` of them: those of preempted sequences, which their owners
+    keep until they resume, and those of finished ones, least recently used first, which give way."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        """Of preempted sequences."""
+        self._prefix_bytes = 0
+        self._prefixes: list[Saved] = []
+
+    def __iter__(self) -> Iterator[Saved]:
+        return iter(self._prefixes)
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    @property
+    def used_bytes(self) -> int:
+        return self.held_bytes + self._prefix_bytes
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Whether this much can be put here; finished ones give way for it, but not in vain."""
+        if self.held_bytes + size_bytes > self.limit_bytes:
+            return False
+        while self.used_bytes + size_bytes > self.limit_bytes:
+            self.remove(self._prefixes[0])
+        return True
+
+    def hold(self, saved: Saved) -> None:
+        """Count one that its owner keeps. There is room: see `make_room`."""
+        self.held_bytes += saved.size_bytes
+        assert self.used_bytes <= self.limit_bytes
+
+    def drop(self, saved: Saved) -> None:
+        """Its owner has let go of it."""
+        self.held_bytes -= saved.size_bytes
+        assert self.held_bytes >= 0
+
+    def add(self, saved: Saved) -> None:
+        """Keep a finished one, if there is room as after `make_room`, and not its own beginnings beside it."""
+        for kept in list(self._prefixes):
+            if common_prefix(kept.tokens, saved.tokens, kept.cached) == kept.cached:
+                self.remove(kept)
+        if self.used_bytes + saved.size_bytes <= self.limit_bytes:
+            self._prefixes.append(saved)
+            self._prefix_bytes += saved.size_bytes
+
+    def remove(self, saved: Saved) -> None:
+        """Let go of a finished one."""
+        self._prefixes.remove(saved)
+        self._prefix_bytes -= saved.size_bytes

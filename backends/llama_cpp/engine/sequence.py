@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backends.llama_cpp.engine.detokenize import TextStream
+from backends.llama_cpp.engine.prefix import Place, Saved
 from backends.llama_cpp.engine.sampler import Sampler
 from backends.llama_cpp.engine.types import Ended, Generate
 
@@ -45,10 +46,10 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One choice. It waits while `seq_id` is None and runs otherwise.
+    """One choice. It waits while `place` is None and runs otherwise.
 
-    `tokens` is the prompt and what was generated; `cells` has one entry for each of them that is in the cache,
-    from the first. What lies between the two lengths is yet to be decoded, and is never nothing.
+    `tokens` is the prompt and what was generated; the first `cached` of them are in the cache. What lies behind
+    is yet to be decoded, and is never nothing.
     """
 
     job: Job
@@ -58,8 +59,9 @@ class Sequence:
     """Tokens, prompt included, at which the choice ends with LENGTH."""
     sampler: Sampler
     text: TextStream
-    seq_id: int | None = None
-    cells: list[int] = field(default_factory=list)
+    place: Place | None = None
+    saved: Saved | None = None
+    """Its cache in host memory while it is preempted."""
     unsent_tokens: int = 0
     """Generated since the last Piece."""
 
@@ -68,10 +70,9 @@ class Sequence:
         return self.job.order, self.index
 
     @property
-    def pending(self) -> int:
-        return len(self.tokens) - len(self.cells)
+    def cached(self) -> int:
+        return self.place.cached if self.place is not None else 0
 
     @property
-    def follows(self) -> bool:
-        """Whether it should wait for the first choice to bring their prompt into the cache."""
-        return self.index > 0 and not self.job.prefilled
+    def pending(self) -> int:
+        return len(self.tokens) - self.cached
