@@ -34,7 +34,7 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """Finished sequences whose cache is kept for the next prompt with the same beginning."""
     cache_ram: Size | Literal["auto"] = "auto"
     """RAM for the caches of finished and preempted sequences; auto is the size of the KV cache, at most 512 MiB."""
-    prefill_stall: Duration = 0.25
+    prefill_stall: Duration = 1.0
     """While streams run, prompts are cut so that no batch keeps them waiting for longer than about this."""
     embeddings: bool | Literal["auto"] = "auto"
     """True makes a worker that answers /v1/embeddings, or /v1/rerank, and nothing else; auto asks the file."""

@@ -53,31 +53,40 @@ def test_a_plan_keeps_its_bounds_and_wastes_nothing(pending: list[int], n_batch:
     assert not shares or max(shares) - min(shares) <= 1
 
 
-def test_before_any_measurement_one_micro_batch_of_prompt_is_allowed() -> None:
-    assert prompt_budget(None, 0.25, n_batch=2048, n_ubatch=512) == 512
-    assert prompt_budget(None, None, n_batch=2048, n_ubatch=512) == 512
-    assert prompt_budget(None, None, n_batch=256, n_ubatch=512) == 256
+def budget(tokens_per_s: float | None, *, decoding: int = 0, stall_s: float = 0.25, n_batch: int = 2048) -> int:
+    return prompt_budget(tokens_per_s, stall_s, decoding=decoding, n_batch=n_batch, n_ubatch=min(512, n_batch))
+
+
+def test_before_any_measurement_one_micro_batch_is_allowed() -> None:
+    assert budget(None, decoding=3) == 512 - 3
+    assert budget(None) == 512
+    assert budget(None, n_batch=256) == 256
 
 
 def test_a_slow_machine_gives_prompts_little_while_others_decode() -> None:
-    assert prompt_budget(200.0, 0.25, n_batch=2048, n_ubatch=512) == 50
-    assert prompt_budget(1.0, 0.25, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
-    assert prompt_budget(1.0, 0.25, n_batch=8, n_ubatch=8) == 8
+    assert budget(200.0, decoding=1) == 50 - 1
+    assert budget(1.0, decoding=1) == MIN_CHUNK_TOKENS
+    assert budget(1.0, decoding=1, n_batch=8) == 8
+
+
+def test_a_batch_beyond_one_tile_fills_whole_tiles() -> None:
+    assert budget(600.0, decoding=6) == 128 - 6
+    assert budget(1000.0, decoding=20) == 192 - 20
 
 
 def test_streams_that_may_wait_longer_let_prompts_go_faster() -> None:
-    assert prompt_budget(200.0, 1.0, n_batch=2048, n_ubatch=512) == 200
-    assert prompt_budget(200.0, 0.0, n_batch=2048, n_ubatch=512) == MIN_CHUNK_TOKENS
+    assert budget(200.0, decoding=2, stall_s=1.0) == 192 - 2
+    assert budget(200.0, decoding=2, stall_s=0.0) == MIN_CHUNK_TOKENS
 
 
 def test_a_fast_machine_gives_prompts_a_micro_batch_while_others_decode() -> None:
-    assert prompt_budget(50_000.0, 0.25, n_batch=2048, n_ubatch=512) == 512
+    assert budget(50_000.0, decoding=4) == 512 - 4
 
 
 def test_prompts_alone_get_whole_micro_batches_up_to_the_batch() -> None:
-    assert prompt_budget(700.0, None, n_batch=2048, n_ubatch=512) == 1024
-    assert prompt_budget(9_000.0, None, n_batch=2048, n_ubatch=512) == 2048
-    assert prompt_budget(3.0, None, n_batch=2048, n_ubatch=512) == 512
+    assert budget(700.0) == 1024
+    assert budget(9_000.0) == 2048
+    assert budget(3.0) == 512
 
 
 def test_the_prompt_speed_follows_slowly_and_ignores_tiny_batches() -> None:

@@ -255,7 +255,8 @@ class Generator:
             pending = [sequence.pending for sequence in self._running]
             budget = prompt_budget(
                 self._prompt_rate,
-                self._prefill_stall_s if 1 in pending else None,
+                self._prefill_stall_s,
+                decoding=pending.count(1),
                 n_batch=model.n_batch,
                 n_ubatch=model.n_ubatch,
             )
@@ -316,8 +317,8 @@ class Generator:
     def _measure(self, grants: list[Grant], seconds: float) -> None:
         tokens = len(self._batch)
         self.batches += -(-tokens // self._model.n_ubatch)
-        prompts = sum(count for _, count in grants if count > 1)
-        self._prompt_rate = smoothed_rate(self._prompt_rate, prompts, seconds)
+        if tokens > len(grants):
+            self._prompt_rate = smoothed_rate(self._prompt_rate, tokens, seconds)
 
     def _advance(self, grants: list[Grant]) -> None:
         for sequence, count in grants:

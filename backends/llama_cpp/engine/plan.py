@@ -11,6 +11,8 @@ LONG_BATCH_S = 2.0
 """With prompts alone, a batch should end within this time: cancels and the progress count wait for it."""
 MIN_CHUNK_TOKENS = 16
 """Smaller prompt chunks waste the hardware without helping anyone's latency."""
+TILE_TOKENS = 64
+"""llama.cpp's attention works on tiles of this many tokens (ggml-cpu/common.h GGML_FA_TILE_Q) and pads the last."""
 RATE_SMOOTHING = 0.25
 """Weight of the newest measurement in the running prompt speed."""
 
@@ -38,17 +40,16 @@ def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> lis
     return counts
 
 
-def prompt_budget(tokens_per_s: float | None, stall_s: float | None, *, n_batch: int, n_ubatch: int) -> int:
-    """Prompt tokens the next batch may carry, from the measured prompt speed (None before the first measurement).
+def prompt_budget(tokens_per_s: float | None, stall_s: float, *, decoding: int, n_batch: int, n_ubatch: int) -> int:
+    """Prompt tokens the next batch may carry, from the measured speed (None before the first measurement).
 
-    `stall_s` is how long streams may be kept waiting for them, None while nothing streams. Then the budget is a
-    multiple of `n_ubatch`, so that a prompt that runs alone is always cut in the same places and gives the same
-    logits.
+    `stall_s` is how long the `decoding` streams may be kept waiting; with none, it is `LONG_BATCH_S` in whole
+    micro-batches, so that a prompt that runs alone is always cut in the same places and gives the same logits.
     """
-    if stall_s is not None:
-        if tokens_per_s is None:
-            return n_ubatch
-        return max(min(MIN_CHUNK_TOKENS, n_ubatch), min(n_ubatch, int(tokens_per_s * stall_s)))
+    if decoding:
+        total = n_ubatch if tokens_per_s is None else min(n_ubatch, int(tokens_per_s * stall_s))
+        total -= total % TILE_TOKENS if total > TILE_TOKENS else 0
+        return max(min(MIN_CHUNK_TOKENS, n_ubatch), total - decoding)
     if tokens_per_s is None:
         return min(n_batch, n_ubatch)
     micro_batches = max(1, int(tokens_per_s * LONG_BATCH_S) // n_ubatch)
@@ -56,7 +57,7 @@ def prompt_budget(tokens_per_s: float | None, stall_s: float | None, *, n_batch:
 
 
 def smoothed_rate(previous: float | None, tokens: int, seconds: float) -> float | None:
-    """The running prompt speed in tokens per second after one more batch; tiny batches say nothing about it."""
+    """The running speed of batches with prompts, in tokens per second; tiny batches say nothing about it."""
     if tokens < MIN_CHUNK_TOKENS or seconds <= 0:
         return previous
     rate = tokens / seconds
