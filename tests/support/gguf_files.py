@@ -92,6 +92,8 @@ class Shape:
     tied: bool = False
     weight_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16
     architecture: str = "llama"
+    classes: int = 0
+    """Outputs of a classifier on top, which reranking models have (of architecture qwen3 here)."""
 
     @property
     def heads_kv(self) -> tuple[int, ...]:
@@ -157,6 +159,9 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape) -> None:
         writer.add_value_length(shape.value_length)
     writer.add_rope_dimension_count(shape.head_k)
     writer.add_layer_norm_rms_eps(1e-5)
+    if shape.classes:
+        labels = [f"class {index}" for index in range(shape.classes)]
+        writer.add_array(f"{shape.architecture}.classifier.output_labels", labels)
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
 
 
@@ -190,9 +195,14 @@ def _tensors(shape: Shape, rng: np.random.Generator) -> list[tuple[str, np.ndarr
     norm("output_norm.weight")
     if not shape.tied:
         matrix("output.weight", n_vocab, shape.n_embd)
+    if shape.classes:
+        matrix("cls.output.weight", shape.classes, shape.n_embd)
     for layer, heads in enumerate(shape.heads_kv):
         norm(f"blk.{layer}.attn_norm.weight")
         matrix(f"blk.{layer}.attn_q.weight", shape.n_head * shape.head_k, shape.n_embd)
+        if shape.architecture == "qwen3":
+            found.append((f"blk.{layer}.attn_q_norm.weight", np.ones(shape.head_k, np.float32), f32))
+            found.append((f"blk.{layer}.attn_k_norm.weight", np.ones(shape.head_k, np.float32), f32))
         matrix(f"blk.{layer}.attn_k.weight", heads * shape.head_k, shape.n_embd)
         matrix(f"blk.{layer}.attn_v.weight", heads * shape.head_v, shape.n_embd)
         matrix(f"blk.{layer}.attn_output.weight", shape.n_embd, shape.n_head * shape.head_v)
