@@ -153,10 +153,10 @@ def weights(header: GgufHeader, n_layer: int, *, use_extra_bufts: bool) -> Weigh
     layers = [0] * (n_layer + 1)
     host = 0
     for tensor in header.tensors:
-        if tensor.name in _HOST_TENSORS:
+        if is_host_tensor(tensor.name):
             host += tensor.size_bytes
         else:
-            layers[_layer_of(tensor.name, n_layer)] += tensor.size_bytes
+            layers[layer_of(tensor.name, n_layer)] += tensor.size_bytes
     tied = _tied_embedding(header)
     if tied is None:
         return Weights(tuple(layers), host, 0)
@@ -166,7 +166,12 @@ def weights(header: GgufHeader, n_layer: int, *, use_extra_bufts: bool) -> Weigh
     return Weights(tuple(layers), host, tied.size_bytes)
 
 
-def _layer_of(name: str, n_layer: int) -> int:
+def is_host_tensor(name: str) -> bool:
+    """Whether a tensor stays in RAM wherever the layers go."""
+    return name in _HOST_TENSORS
+
+
+def layer_of(name: str, n_layer: int) -> int:
     """The layer index of a tensor that may be offloaded; what belongs to no block goes with the output layer."""
     block = _BLOCK.match(name)
     if block:

@@ -26,12 +26,13 @@ from backends.base import (
     Settings,
     encode_path,
 )
-from backends.footprint import ContextPlan, Dimensions, dimensions, footprint
+from backends.footprint import ContextPlan, Dimensions, dimensions, footprint, reserved_tokens
 from backends.gguf import GgufHeader, read_header, shard_paths
 from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.settings import LlamaCppSettings
+from backends.lora import check_adapter, with_adapters
 
 _POOLING_NONE = 0
 _POOLING_RANK = 4
@@ -60,7 +61,8 @@ class LlamaCppBackend:
         dims = dimensions(header)
         task = task_of(header, settings)
         check_settings(header, dims, settings)
-        needs = footprint(header, dims, context_plan(header, settings, embeddings=task is not Task.GENERATE))
+        plan = context_plan(header, settings, embeddings=task is not Task.GENERATE)
+        needs = with_adapters(footprint(header, dims, plan), read_adapters(header, settings), reserved_tokens(plan))
         if task is Task.GENERATE:
             needs = replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes))
         return Inspection(
@@ -80,10 +82,11 @@ class LlamaCppBackend:
         )
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:
-        """The model's files, by name alone: all shards when the name is that of a first shard."""
+        """The model's files, by name alone: all shards when the name is that of a first shard, and its adapters."""
         match = _SHARD_NAME.search(settings.path.name)
         count = int(match[1]) if match else 1
-        return shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
+        shards = shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
+        return (*shards, *(lora.path for lora in settings.lora))
 
     def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
         """The worker program with its settings on the command line."""
@@ -123,7 +126,8 @@ def check_is_model(header: GgufHeader) -> None:
     if architecture == "clip" or kind == "mmproj":
         raise InvalidModelError(f"{path}: is the projector of a multimodal model; name the model's own file")
     if kind in ("adapter", "imatrix"):
-        raise InvalidModelError(f"{path}: is not a model but an {kind}; name the model's own file")
+        hint = " and list this one under lora" if kind == "adapter" else ""
+        raise InvalidModelError(f"{path}: is not a model but an {kind}; name the model's own file{hint}")
     if not architecture:
         raise InvalidModelError(f"{path}: names no architecture (general.architecture); it is not a model")
     if architecture not in ARCHITECTURES:
@@ -137,6 +141,14 @@ def check_is_model(header: GgufHeader) -> None:
         raise InvalidModelError(f"{path}: holds no tensors, only metadata; get the whole model")
     if not header.length("tokenizer.ggml.tokens"):
         raise InvalidModelError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens); get a complete model file")
+
+
+def read_adapters(header: GgufHeader, settings: LlamaCppSettings) -> tuple[GgufHeader, ...]:
+    """The headers of the settings' LoRA adapters. Raises `InvalidModelError` for one that does not suit the model."""
+    adapters = tuple(read_header(lora.path) for lora in settings.lora)
+    for adapter in adapters:
+        check_adapter(adapter, header)
+    return adapters
 
 
 def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:

@@ -21,11 +21,22 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One LoRA adapter and how strongly it counts."""
+
+    path: Path
+    """A GGUF file. Relative paths are relative to the configuration file."""
+    scale: Annotated[float, msgspec.Meta(ge=-100, le=100)] = 1.0
+    """Multiplies the adapter's own scale; 0 leaves it without effect."""
+
+
 class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How one model is loaded and how its context is made. Counts are tokens unless said otherwise."""
 
     path: Path
     """A GGUF file; the first shard of a split model. Relative paths are relative to the configuration file."""
+    lora: Annotated[tuple[Lora, ...], msgspec.Meta(max_length=16)] = ()
+    """Adapters that are applied to the model, in all its requests."""
     n_ctx: Annotated[int, msgspec.Meta(ge=256, le=16_777_216)] = 8192
     """Shared by all running sequences (unified KV cache)."""
     n_parallel: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4

@@ -23,6 +23,9 @@ from swapd.config.readers import Place, Trouble, note, path_from, value_at, wron
 
 _ERROR_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
 _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
+_KEY_TROUBLE = re.compile(
+    r"Object (?:contains unknown field `(?P<unknown>.*?)`|missing required field `(?P<missing>.*?)`)"
+)
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -84,7 +87,12 @@ def read_setting(field: structs.FieldInfo, place: Place, base_dir: Path) -> Any:
         at = _locate(place, str(error))
         if troubles:
             raise Trouble(troubles[0], at) from None
-        raise Trouble(str(wrong(at.node, describe(_type_at(field.type, at.key != place.key)))), at) from None
+        unfit = _KEY_TROUBLE.match(str(error))
+        if unfit:
+            raise Trouble(
+                f"has no key {unfit['unknown']}" if unfit["unknown"] else f"needs {unfit['missing']}", at
+            ) from None
+        raise Trouble(str(wrong(at.node, describe(_type_at(field.type, str(error))))), at) from None
 
 
 _PARSERS: Mapping[str, Callable[[str], float]] = {"bytes": parse_size, "seconds": parse_time}
@@ -139,11 +147,17 @@ def _locate(place: Place, message: str) -> Place:
     return place
 
 
-def _type_at(kind: Any, inside: bool) -> Any:
-    """The type of a list's items when the trouble lies inside a list."""
+def _type_at(kind: Any, message: str) -> Any:
+    """Follow msgspec's error path down the types, as far as it can be followed."""
     info = inspect.type_info(kind)
-    if inside and isinstance(info, inspect.VarTupleType | inspect.ListType):
-        return info.item_type
+    match = _ERROR_PATH.search(message)
+    for name, index in _PATH_STEP.findall(match["path"]) if match else ():
+        if index and isinstance(info, inspect.VarTupleType | inspect.ListType):
+            info = info.item_type
+        elif name and isinstance(info, inspect.StructType):
+            info = next(field.type for field in info.fields if field.encode_name == name)
+        else:
+            break
     return info
 
 
@@ -172,6 +186,8 @@ def describe(kind: Any) -> str:
             return "a path"
         case inspect.VarTupleType(item_type=item) | inspect.ListType(item_type=item):
             return f"a list, each item {describe(item)}"
+        case inspect.StructType(fields=fields):
+            return f"a block with {' and '.join(field.encode_name for field in fields)}"
         case inspect.DictType():
             return "a block of keys"
         case _:

@@ -176,3 +176,9 @@ def test_both_parsers_of_pyyaml_refuse_on_the_same_line(text):
             problems.raise_if_any(FILE)
         seen.append([(problem.line, problem.key) for problem in caught.value.problems])
     assert seen[0] == seen[1]
+
+
+def test_paths_within_a_setting_begin_at_the_file_too(backends):
+    text = "models: {m: {path: m.gguf, lora: [{path: a.gguf, scale: -0.5}, {path: /b.gguf}]}}"
+    lora = parse(text, FILE, backends).models["m"].settings.lora
+    assert [(one.path, one.scale) for one in lora] == [(Path("/etc/swapd/a.gguf"), -0.5), (Path("/b.gguf"), 1.0)]

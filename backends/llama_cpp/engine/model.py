@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from backends.base import Offload
 from backends.llama_cpp.engine import logs
+from backends.llama_cpp.engine.adapters import apply_adapters, load_adapters
 from backends.llama_cpp.engine.params import (
     ModelFacts,
     ModelLoadError,
@@ -135,6 +136,7 @@ class Model:
         model = _load_file(settings, params.struct, on_progress)
         try:
             facts = _facts(model, settings)
+            adapters = load_adapters(model, settings.lora)
             with logs.collect_errors() as errors:
                 ctx = llama.llama_init_from_model(model, context_params(settings, facts, count_usable_cores()))
             if not ctx:
@@ -142,6 +144,7 @@ class Model:
         except BaseException:
             llama.llama_model_free(model)
             raise
+        apply_adapters(ctx, adapters, settings.lora)
         loaded = cls(model, ctx, settings, facts)
         if loaded._memory is None and not facts.embeddings:
             loaded.close()
