@@ -86,12 +86,13 @@ def _two(tensor: Tensor) -> tuple[int, int]:
 def with_adapters(footprint: Footprint, adapters: Sequence[GgufHeader], n_tokens: int) -> Footprint:
     """The footprint of a model that `check_adapter` found to suit these adapters, with all of them loaded.
 
-    Each pair of tensors lies beside the tensor it changes. `n_tokens` are those of one micro-batch: the graph holds
-    one product of A and one of B at a time beside what it holds anyway (llama-graph.cpp build_lora_mm), in F32.
+    Each pair of tensors lies beside the tensor it changes. `n_tokens` are those of one micro-batch: the graph's
+    widest moment grows by one product of A in F32 at most (llama-graph.cpp build_lora_mm); compared with llama.cpp's
+    own compute buffers for models of several shapes, the products of B found room in what is there anyway.
     """
     layers = list(footprint.layer_weights_bytes)
     host = footprint.host_weights_bytes
-    widest = 0
+    rank = 0
     for adapter in adapters:
         for tensor in adapter.tensors:
             name, part = tensor.name[: -len(_A)], tensor.name[-len(_A) :]
@@ -102,11 +103,10 @@ def with_adapters(footprint: Footprint, adapters: Sequence[GgufHeader], n_tokens
             else:
                 layers[layer_of(name, len(layers) - 1)] += tensor.size_bytes
             if part == _B:
-                rank, rows = _two(tensor)
-                widest = max(widest, rank + rows)
+                rank = max(rank, _two(tensor)[0])
     return replace(
         footprint,
         layer_weights_bytes=tuple(layers),
         host_weights_bytes=host,
-        compute_bytes=footprint.compute_bytes + 4 * n_tokens * widest,
+        compute_bytes=footprint.compute_bytes + 4 * n_tokens * rank,
     )
