@@ -29,7 +29,8 @@ from backends.llama_cpp.engine.types import Embed, Generate
 from backends.llama_cpp.errors import engine_unavailable
 from backends.llama_cpp.reports import INTERVAL_S, LoadProgress, Reporter
 from backends.llama_cpp.requests import Limits
-from backends.llama_cpp.server import Served, Server
+from backends.llama_cpp.server import application
+from backends.llama_cpp.service import Served, Service
 from backends.llama_cpp.settings import LlamaCppSettings
 
 STOP_GRACE_S = 30.0
@@ -141,9 +142,9 @@ async def _serve(
     switchboard = Switchboard(loop, reporter.send)
     engine = Engine(model, settings, switchboard.emit, on_failure=_on_engine_failure)
     switchboard.connect(_Door(engine))
-    server = Server(served, switchboard, lambda: datetime.now().astimezone())
+    service = Service(served, switchboard, lambda: datetime.now().astimezone())
     runner = web.AppRunner(
-        server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
+        application(service), handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
     )
     engine.start()
     await runner.setup()
@@ -154,7 +155,7 @@ async def _serve(
         await stop.wait()
         await runner.cleanup()
         progress.cancel()
-    server.close()
+    service.close()
 
 
 def listen(path: Path) -> socket.socket:

@@ -28,7 +28,8 @@ from backends.llama_cpp.engine.types import (
     Task,
 )
 from backends.llama_cpp.requests import Limits
-from backends.llama_cpp.server import Served, Server
+from backends.llama_cpp.server import application
+from backends.llama_cpp.service import Served, Service
 
 LIMITS = Limits(n_parallel=4, n_vocab=256, n_ctx=200, n_embd=3, n_batch=64, n_input=40)
 NO_SPECIAL_TOKENS = SpecialTokens()
@@ -116,8 +117,8 @@ async def serving(
     engine = ScriptedEngine(switchboard.emit)
     switchboard.connect(engine)
     served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template)
-    server = Server(served, switchboard, lambda: NOW)
-    runner = web.AppRunner(server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    service = Service(served, switchboard, lambda: NOW)
+    runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.UnixSite(runner, str(socket_path)).start()
@@ -125,7 +126,7 @@ async def serving(
             yield Worker(engine, session, usages)
     finally:
         await runner.cleanup()
-        server.close()
+        service.close()
 
 
 def events(text: str) -> list[Any]:

@@ -1,0 +1,92 @@
+"""The steps of each endpoint beside chats and completions: check, prepare in a thread, ask the engine, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from backends.llama_cpp import infill, prompts, tokens, vectors
+from backends.llama_cpp.calls import Call
+from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Task
+from backends.llama_cpp.errors import engine_failed
+from backends.llama_cpp.requests import Limits, Tokens, decode_chat
+from backends.llama_cpp.service import Service, send_json, send_stream
+
+
+async def fill_in(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
+    """POST /infill."""
+    service.require(Task.GENERATE)
+    served = service.served
+    infill.require_fim(served.special_tokens, served.model_id)
+    body = infill.decode_infill(await request.read(), served.limits)
+    make = partial(infill.infill_request, body, served.tokenizer, served.special_tokens, served.limits)
+    call.submit([await service.prepare(partial(make, service.new_id(call)))])
+    filling = infill.Filling(served.model_id)
+    if body.stream:
+        return await send_stream(request, call, filling)
+    while not filling.finished:
+        filling.collect(await call.take())
+    return send_json(filling.answer())
+
+
+async def embed(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
+    """POST /v1/embeddings."""
+    service.require(Task.EMBED)
+    served = service.served
+    body = vectors.decode_embedding(await request.read(), served.limits)
+    inputs = await service.prepare(partial(vectors.embedding_inputs, body, served.tokenizer, served.limits))
+    embedded = await _pooled(service, call, inputs)
+    answer = partial(vectors.embedding_answer, served.model_id, embedded.vectors, embedded.prompt_tokens, body)
+    return send_json(await service.prepare(answer))
+
+
+async def rerank(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
+    """POST /v1/rerank."""
+    service.require(Task.RANK)
+    served = service.served
+    body = vectors.decode_rerank(await request.read())
+    make = partial(vectors.rerank_inputs, body, served.tokenizer, served.special_tokens, served.rerank_template)
+    embedded = await _pooled(service, call, await service.prepare(partial(make, served.limits)))
+    return send_json(vectors.rerank_answer(served.model_id, embedded.vectors, embedded.prompt_tokens, body))
+
+
+async def _pooled(service: Service, call: Call, inputs: tuple[Tokens, ...]) -> Embedded:
+    """What the engine makes of the inputs."""
+    call.submit([Embed(service.new_id(call)(), inputs)])
+    embedded: Embedded | None = None
+    while True:
+        for output in await call.take():
+            if isinstance(output, Embedded):
+                embedded = output
+            elif isinstance(output, Ended):
+                if output.error is not None or embedded is None:
+                    raise engine_failed(output.error or "the engine dropped the request")
+                return embedded
+
+
+async def apply_template(service: Service, request: web.Request, _call: Call) -> web.StreamResponse:
+    """POST /apply-template: a conversation as the text the model would read."""
+    template = service.template()
+    body = decode_chat(await request.read())
+    text = await service.prepare(partial(prompts.render_chat, body, template, service.now()))
+    return send_json(msgspec.json.encode(tokens.Prompt(text)))
+
+
+async def count_tokens(service: Service, request: web.Request, _call: Call) -> web.StreamResponse:
+    """POST /v1/chat/completions/input_tokens: how long that text is in tokens."""
+    template = service.template()
+    body = decode_chat(await request.read())
+    make = partial(prompts.chat_tokens, body, service.served.tokenizer, template, service.now())
+    return send_json(msgspec.json.encode(tokens.InputTokens(len(await service.prepare(make)))))
+
+
+async def about_tokens(
+    answer: Callable[[bytes, tokens.Vocabulary, Limits], bytes], service: Service, request: web.Request, _call: Call
+) -> web.StreamResponse:
+    """POST /tokenize and /detokenize."""
+    served = service.served
+    data = await request.read()
+    return send_json(await service.prepare(partial(answer, data, served.tokenizer, served.limits)))

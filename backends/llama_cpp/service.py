@@ -1,0 +1,140 @@
+"""What every endpoint of the worker shares: the model it is for, the way to the engine and to the threads.
+
+Owns the pool of threads and the writing of answers and streams. Must never block the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Protocol, TypeVar
+
+from aiohttp import web
+
+from backends.llama_cpp.calls import Call, Switchboard
+from backends.llama_cpp.chat.template import ChatTemplate, ChatTemplateError
+from backends.llama_cpp.engine.types import Ended, Output, SpecialTokens, Task
+from backends.llama_cpp.errors import RequestError, engine_failed
+from backends.llama_cpp.requests import Limits
+from backends.llama_cpp.tokens import Vocabulary
+
+PREPARING_THREADS = 2
+_EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The loaded model, as far as requests are concerned."""
+
+    model_id: str
+    limits: Limits
+    tokenizer: Vocabulary
+    template: ChatTemplate | ChatTemplateError
+    """What answers chats, or why none can be answered."""
+    task: Task
+    special_tokens: SpecialTokens
+    rerank_template: str | None
+    """The file's text around `{query}` and `{document}`."""
+
+
+ENDPOINTS = {
+    Task.GENERATE: "is a text generator; ask /v1/chat/completions or /v1/completions",
+    Task.EMBED: "is an embeddings model; ask /v1/embeddings",
+    Task.RANK: "is a reranking model; ask /v1/rerank",
+}
+"""What a model of another kind than an endpoint needs is told to be."""
+REMEDIES = {
+    Task.GENERATE: "set `embeddings: false` for it in the model list",
+    Task.EMBED: "set `embeddings: true` for it in the model list",
+    Task.RANK: "name a reranking model",
+}
+
+
+@dataclass(slots=True)
+class Service:
+    """The loaded model at work. `now` tells the local time."""
+
+    served: Served
+    switchboard: Switchboard
+    now: Callable[[], datetime]
+    _threads: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._threads = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="prepare")
+
+    def require(self, task: Task) -> None:
+        """Raise a `RequestError` that says where to go, unless the model is of this kind."""
+        served = self.served
+        if served.task is not task:
+            raise RequestError(
+                f"{served.model_id} {ENDPOINTS[served.task]}, or {REMEDIES[task]}", code="unsupported_endpoint"
+            )
+
+    def template(self) -> ChatTemplate:
+        """What renders chats. Raises `RequestError` when nothing can."""
+        template = self.served.template
+        if isinstance(template, ChatTemplateError):
+            raise RequestError(str(template), status=500, kind="server_error", code="chat_template_error")
+        return template
+
+    def new_id(self, call: Call) -> Callable[[], str]:
+        """Makes ids for what the call asks of the engine."""
+        return partial(self.switchboard.new_id, call.request_id)
+
+    async def prepare(self, make: Callable[[], Made]) -> Made:
+        """Run what blocks in a thread. A template that refuses its messages is the client's error."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, make)
+        except ChatTemplateError as error:
+            raise RequestError(str(error), param="messages", code="chat_template_error") from error
+
+    def close(self) -> None:
+        """Let the threads go; what they still do is of no use to anyone."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Events(Protocol):
+    """What turns outputs into server-sent events."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    def feed(self, outputs: Sequence[Output], /) -> bytes: ...
+
+
+async def send_stream(request: web.Request, call: Call, stream: Events) -> web.StreamResponse:
+    """Answer with what `stream` makes of the outputs, until it has finished or the client is gone."""
+    outputs = await call.take()
+    failure = next((output.error for output in outputs if isinstance(output, Ended) and output.error), None)
+    if failure is not None:
+        # Nothing has been sent, so it can still be a status.
+        raise engine_failed(failure)
+    response = web.StreamResponse(headers=_EVENT_STREAM)
+    try:
+        await response.prepare(request)
+        while True:
+            events = stream.feed(outputs)
+            if events:
+                await response.write(events)
+            if stream.finished:
+                await response.write_eof()
+                return response
+            outputs = await call.take()
+    except ConnectionError:
+        # The client is gone; leaving the call cancels the request in the engine.
+        return response
+
+
+def send_json(document: bytes, status: int = 200) -> web.Response:
+    """A whole answer."""
+    return web.Response(body=document, status=status, content_type="application/json")
