@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -24,7 +25,7 @@ async def fill_in(service: Service, request: web.Request, call: Call) -> web.Str
     body = infill.decode_infill(await request.read(), served.limits)
     make = partial(infill.infill_request, body, served.tokenizer, served.special_tokens, served.limits)
     call.submit([await service.prepare(partial(make, service.new_id(call)))])
-    filling = infill.Filling(served.model_id)
+    filling = infill.Filling(served.model_id, body, time.monotonic)
     if body.stream:
         return await send_stream(request, call, filling)
     while not filling.finished:

@@ -16,10 +16,10 @@ from msgspec import Meta
 from backends.llama_cpp.engine.types import Ended, Finish, Generate, Output, Piece, Prefilled, SpecialTokens
 from backends.llama_cpp.errors import RequestError, engine_failed
 from backends.llama_cpp.prompts import Tokenizer, check_prompt, generates
-from backends.llama_cpp.requests import GenerateBody, Limits, TokenId, Tokens, choices, decode, max_tokens
+from backends.llama_cpp.requests import INT32_MAX, GenerateBody, Limits, TokenId, Tokens, choices, decode, max_tokens
 from backends.llama_cpp.responses import DONE
 from backends.llama_cpp.tokens import mixed_tokens
-from backends.llama_cpp.unsupported import COMPLETION
+from backends.llama_cpp.unsupported import INFILL
 
 MAX_EXTRA = 1024
 ANSWER_TOKENS = 256
@@ -44,6 +44,15 @@ class InfillBody(GenerateBody, frozen=True, kw_only=True):
     input_suffix: Text
     input_extra: Annotated[tuple[Extra, ...], Meta(max_length=MAX_EXTRA)] | None = None
     prompt: str | None = None
+    n_indent: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    """Ends the text at the first line that is indented by fewer blanks."""
+    t_max_predict_ms: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | None = None
+    """Ends the text at the first line break after so many milliseconds; 0 and below is no limit."""
+
+    @property
+    def warms_up(self) -> bool:
+        """Nothing is to be generated: an editor has the prompt computed for the next request to begin with."""
+        return self.n_predict == 0 and not self.max_tokens and not self.max_completion_tokens
 
 
 _decoder = msgspec.json.Decoder(InfillBody)
@@ -51,7 +60,7 @@ _decoder = msgspec.json.Decoder(InfillBody)
 
 def decode_infill(data: bytes, limits: Limits) -> InfillBody:
     """Check a body. Raises `RequestError` naming the field."""
-    body = decode(_decoder, data, COMPLETION)
+    body = decode(_decoder, data, INFILL)
     if choices(body, limits) > 1:
         raise RequestError("n must be 1 here", param="n" if body.n is not None else "n_cmpl")
     return body
@@ -74,7 +83,8 @@ def infill_request(
     """The Generate that fills the gap."""
     prompt = infill_prompt(body, tokenizer, special, limits)
     check_prompt(prompt, limits, "prompt")
-    (generate,) = generates(body, [prompt], limits, new_id)
+    asked = msgspec.structs.replace(body, n_predict=1) if body.warms_up else body
+    (generate,) = generates(asked, [prompt], limits, new_id)
     return generate
 
 
@@ -101,7 +111,8 @@ def infill_prompt(body: InfillBody, tokenizer: Tokenizer, special: SpecialTokens
     bos = [special.bos] if special.add_bos and special.bos is not None else []
     gap = [*bos, special.fim_prefix, *prefix, *prompt, special.fim_suffix, *suffix, special.fim_middle]
     extra = _extra_tokens(body.input_extra or (), tokenizer, special)
-    room = max(0, limits.n_ctx - len(gap) - (max_tokens(body) or ANSWER_TOKENS))
+    answer = 1 if body.warms_up else max_tokens(body) or ANSWER_TOKENS
+    room = max(0, limits.n_ctx - len(gap) - answer)
     return (*extra[max(0, len(extra) - room) :], *gap)
 
 
@@ -127,13 +138,19 @@ def _extra_tokens(extra: Sequence[Extra], tokenizer: Tokenizer, special: Special
 class Filling:
     """Turns outputs into llama-server's native answer, whole or as events.
 
-    A stream ends with `[DONE]` as every stream here does, so that a broken one can be told from a whole one.
+    A stream ends with `[DONE]` as every stream here does, so that a broken one can be told from a whole one. `now_s`
+    is a clock. The body's own limits end the answer before the engine does; whoever leaves the call then cancels.
     """
 
     model_id: str
+    body: InfillBody
+    now_s: Callable[[], float]
     failed: bool = False
     ended: bool = False
     _texts: list[str] = field(default_factory=list)
+    _indent: int | None = None
+    """Blanks at the beginning of the current line so far; None behind them, and on the first line."""
+    _began_s: float | None = None
     _finish: Finish | None = None
     _prompt_tokens: int = 0
     _cached_tokens: int = 0
@@ -151,15 +168,17 @@ class Filling:
                 case Prefilled():
                     self._prompt_tokens, self._cached_tokens = output.prompt_tokens, output.cached_tokens
                 case Piece():
-                    self._take(output)
-                    if output.text:
-                        events.append(_event(self._document(output.text, stop=False)))
+                    text = self._take(output)
+                    if text:
+                        events.append(_event(self._document(text, stop=False)))
+                    if self.ended:
+                        return b"".join([*events, *self._last()])
                 case Ended(error=str() as error):
                     self.failed = True
                     return b"".join([*events, b"data: ", engine_failed(error).envelope(), b"\n\n"])
                 case Ended():
                     self.ended = True
-                    events += [_event(self._document("", stop=True)), DONE]
+                    events += self._last()
                 case _:
                     pass
         return b"".join(events)
@@ -176,10 +195,41 @@ class Filling:
         assert self.ended
         return msgspec.json.encode(self._document("".join(self._texts), stop=True))
 
-    def _take(self, piece: Piece) -> None:
-        self._texts.append(piece.text)
+    def _take(self, piece: Piece) -> str:
+        """Book a piece; returns what of its text is part of the answer."""
         self._tokens += piece.tokens
         self._finish = piece.finish or self._finish
+        text = "" if self.body.warms_up else self._within_indent(piece.text)
+        self._texts.append(text)
+        if not self.ended and "\n" in text and self._is_late():
+            self._cut()
+        if self._began_s is None:
+            self._began_s = self.now_s()
+        return text
+
+    def _within_indent(self, text: str) -> str:
+        """The text up to the first line that is not indented enough (server-context.cpp process_token)."""
+        if not self.body.n_indent:
+            return text
+        for position, character in enumerate(text):
+            if self._indent is not None and character in " \t":
+                self._indent += 1
+            elif self._indent is not None and self._indent < self.body.n_indent:
+                self._cut()
+                return text[:position]
+            else:
+                self._indent = 0 if character == "\n" else None
+        return text
+
+    def _is_late(self) -> bool:
+        limit_ms = self.body.t_max_predict_ms or 0
+        return limit_ms > 0 and self._began_s is not None and 1000 * (self.now_s() - self._began_s) > limit_ms
+
+    def _cut(self) -> None:
+        self.ended, self._finish = True, Finish.LENGTH
+
+    def _last(self) -> list[bytes]:
+        return [_event(self._document("", stop=True)), DONE]
 
     def _document(self, content: str, *, stop: bool) -> dict[str, Any]:
         document: dict[str, Any] = {

@@ -84,6 +84,11 @@ COMPLETION: Mapping[str, Off] = {
     "suffix": _EMPTY,
 }
 
+INFILL: Mapping[str, Off] = {
+    name: is_off for name, is_off in COMPLETION.items() if name not in ("n_indent", "t_max_predict_ms")
+}
+"""Filling gaps ends by these two itself."""
+
 
 def refuse_unsupported(fields: Mapping[str, msgspec.Raw], table: Mapping[str, Off]) -> None:
     """Raise a `RequestError` for the first field of `table` that `fields` switches on. Null is off."""

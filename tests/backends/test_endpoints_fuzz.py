@@ -73,6 +73,8 @@ GENERATOR: dict[str, dict[str, Make]] = {
         "input_extra": several(extra),
         "prompt": text,
         "n_predict": number(1, 2, 0, -2),
+        "n_indent": number(0, 1, 4, -1),
+        "t_max_predict_ms": number(-1, 1, 2**40),
         "stream": flag,
         "temperature": number(0, 1, -1),
     },

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from backends.llama_cpp.engine.types import (
     SpecialTokens,
     Task,
 )
+from backends.llama_cpp.infill import Filling, decode_infill
 
 CHAT = "/v1/chat/completions"
 COUNT = "/v1/chat/completions/input_tokens"
@@ -353,3 +355,56 @@ async def test_extra_text_without_file_tokens_is_marked_as_a_snippet(generator: 
     await ask(generator, "/infill", {**GAP, "n_predict": 9, "input_extra": [{"text": "E"}]})
     asked: Generate = generator.engine.submitted.get_nowait()
     assert "".join(map(chr, asked.prompt)).startswith("\n\n--- snippet ---\n\nE\x01")
+
+
+def lines(text: str) -> Callable[[Generate], list[list[Output]]]:
+    """An engine that would go on for ever after these characters, a token each."""
+
+    def script(request: Generate) -> list[list[Output]]:
+        rid = request.request_id
+        return [[Prefilled(rid, 9, 0)], *([Piece(rid, 0, character, 1)] for character in text)]
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("a\n    b\n  c\n", "a\n    b\n  "),
+        ("a\n    b\nc", "a\n    b\n"),
+        ("a\n\n", "a\n"),
+        ("a\n\tb", "a\n\t"),
+        ("  a\n     b\nc", "  a\n     b\n"),
+    ],
+)
+async def test_a_gap_ends_at_the_first_line_that_is_indented_less(generator: Worker, text: str, kept: str) -> None:
+    generator.engine.script = lines(text)
+    answer = await ask(generator, "/infill", {**GAP, "n_indent": 4})
+    assert (answer["content"], answer["stop_type"]) == (kept, "limit")
+    asked: Generate = generator.engine.submitted.get_nowait()
+    assert await generator.engine.cancelled.get() == asked.request_id
+
+
+async def test_a_stream_that_ends_by_its_indentation_is_whole(generator: Worker) -> None:
+    generator.engine.script = lines("a\nb")
+    async with generator.post("/infill", {**GAP, "n_indent": 1, "stream": True}) as response:
+        *chunks, last, done = events(await response.text())
+    assert ("".join(chunk["content"] for chunk in chunks), last["stop_type"], done) == ("a\n", "limit", "[DONE]")
+
+
+def test_a_gap_ends_at_the_first_line_break_after_its_time() -> None:
+    body = decode_infill(json.dumps({**GAP, "t_max_predict_ms": 500}).encode(), LIMITS)
+    times = iter((10.0, 10.2, 10.7))
+    filling = Filling("m", body, lambda: next(times))
+    filling.feed([Prefilled("r", 9, 0), Piece("r", 0, "a", 1), Piece("r", 0, "b\n", 1), Piece("r", 0, "c", 1)])
+    assert not filling.finished
+    filling.feed([Piece("r", 0, "d\ne", 1)])
+    assert filling.finished
+    assert json.loads(filling.answer())["content"] == "ab\ncd\ne"
+
+
+async def test_a_gap_of_no_tokens_only_computes_the_prompt(generator: Worker) -> None:
+    generator.engine.script = code
+    answer = await ask(generator, "/infill", {**GAP, "n_predict": 0})
+    assert (answer["content"], answer["tokens_evaluated"]) == ("", 9)
+    assert generator.engine.submitted.get_nowait().max_tokens == 1
