@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import Offload
-from backends.llama_cpp.engine import logs
+from backends.llama_cpp.engine import logs, vocabulary
 from backends.llama_cpp.engine.adapters import apply_adapters, load_adapters
+from backends.llama_cpp.engine.cuts import LONG_CHARS, Cuts
 from backends.llama_cpp.engine.params import (
     ModelFacts,
     ModelLoadError,
@@ -179,6 +180,16 @@ class Model:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`. Safe in any thread."""
+        if len(text) < LONG_CHARS:
+            return self._tokenize(text, add_special=add_special, parse_special=parse_special)
+        frame = self._tokenize("", add_special=add_special, parse_special=False)
+        start = int(add_special and self.special_tokens.add_bos)
+        tokens = frame[:start]
+        for part in (self._cuts if parse_special else self._cuts_of_plain_text).parts(text):
+            tokens += self._tokenize(part, add_special=False, parse_special=parse_special)
+        return tokens + frame[start:]
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", errors="replace")
         capacity = len(data) + 8
         while True:
@@ -188,6 +199,14 @@ class Model:
                 return list(tokens[:count])
             assert -count > capacity, f"llama_tokenize wants {-count} of {capacity} tokens"
             capacity = -count
+
+    @cached_property
+    def _cuts(self) -> Cuts:
+        return vocabulary.cuts(self._vocab, self.n_vocab, parse_special=True)
+
+    @cached_property
+    def _cuts_of_plain_text(self) -> Cuts:
+        return vocabulary.cuts(self._vocab, self.n_vocab, parse_special=False)
 
     def chat_template(self, name: str | None = None) -> str | None:
         """The file's `tokenizer.chat_template`, or the one of that name below it, if it has one."""
@@ -204,27 +223,10 @@ class Model:
         """A token's bytes with special tokens written out. Safe in any thread."""
         return self._render(token, special=True)
 
-    @property
+    @cached_property
     def special_tokens(self) -> SpecialTokens:
-        """Read from the vocabulary; llama.cpp's LLAMA_TOKEN_NULL is None."""
-        vocab = self._vocab
-
-        def known(token: int) -> int | None:
-            return int(token) if token >= 0 else None
-
-        return SpecialTokens(
-            bos=known(llama.llama_vocab_bos(vocab)),
-            eos=known(llama.llama_vocab_eos(vocab)),
-            sep=known(llama.llama_vocab_sep(vocab)),
-            add_bos=bool(llama.llama_vocab_get_add_bos(vocab)),
-            add_eos=bool(llama.llama_vocab_get_add_eos(vocab)),
-            add_sep=bool(llama.llama_vocab_get_add_sep(vocab)),
-            fim_prefix=known(llama.llama_vocab_fim_pre(vocab)),
-            fim_suffix=known(llama.llama_vocab_fim_suf(vocab)),
-            fim_middle=known(llama.llama_vocab_fim_mid(vocab)),
-            fim_repository=known(llama.llama_vocab_fim_rep(vocab)),
-            fim_separator=known(llama.llama_vocab_fim_sep(vocab)),
-        )
+        """The tokens that prompts are built with."""
+        return vocabulary.special_tokens(self._vocab)
 
     @property
     def longest_input(self) -> int:
