@@ -72,6 +72,17 @@ def test_a_greedy_answer_is_that_of_a_plain_loop(driver: Driver, model: Model) -
     assert answer.ended.error is None
 
 
+@pytest.mark.parametrize("visible", [True, False])
+def test_control_tokens_are_text_only_where_a_request_wants_them(smollm2: Model, visible: bool) -> None:
+    (marker,) = smollm2.tokenize("<|im_start|>", add_special=False, parse_special=True)
+    forced = Sampling(temperature=0.0, logit_bias=((marker, 1000.0),))
+    tokens = frozenset({marker}) if visible else frozenset()
+    answer = Driver(smollm2, n_parallel=1).one(
+        Generate("a", chat_tokens(smollm2, "Hi"), forced, max_tokens=3, visible_tokens=tokens)
+    )
+    assert answer.text == ("<|im_start|>" * 3 if visible else "")
+
+
 def test_eight_requests_share_every_batch(driver: Driver, model: Model) -> None:
     requests = [story(model, topic, topic) for topic in TOPICS]
     alone = {request.request_id: Driver(model, 8).one(request).text for request in requests}

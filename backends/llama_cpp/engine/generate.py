@@ -339,7 +339,7 @@ class Generator:
             if token in model.eog_tokens:
                 self._emit(sequence, sequence.text.finish(), Finish.STOP, outputs)
                 continue
-            text, stopped = sequence.text.push(model.piece(token))
+            text, stopped = sequence.text.push(model.piece(token, visible=token in job.request.visible_tokens))
             if stopped:
                 self._emit(sequence, text, Finish.STOP, outputs)
             elif len(sequence.tokens) >= sequence.limit:

@@ -113,6 +113,7 @@ class Model:
         self.kv_bytes = 0
         """Size of the whole cache, known after the warm-up from what its tokens took."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
+        self._control_pieces: dict[int, bytes] = {}
         self._logits: npt.NDArray[np.float32] | None = None
         self._logits_address = 0
 
@@ -253,11 +254,19 @@ class Model:
         tokens: Any = llama.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
         return tuple(tokens[: count.value]) if count.value else ()
 
-    def piece(self, token: int) -> bytes:
-        """A token's bytes as they appear in generated text; special tokens have none."""
+    def piece(self, token: int, *, visible: bool = False) -> bytes:
+        """A token's bytes as they appear in generated text; control tokens have none unless they are `visible`."""
+        if visible:
+            return self._control_piece(token)
         piece = self._pieces[token]
         if piece is None:
             piece = self._pieces[token] = self._render(token, special=False)
+        return piece
+
+    def _control_piece(self, token: int) -> bytes:
+        piece = self._control_pieces.get(token)
+        if piece is None:
+            piece = self._control_pieces[token] = self._render(token, special=True)
         return piece
 
     def decode(self, batch: Batch) -> int:

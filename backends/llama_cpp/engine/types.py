@@ -82,6 +82,8 @@ class Generate:
     n: int = 1
     cache_prompt: bool = True
     """May take a prefix from, and leave its tokens to, other sequences."""
+    visible_tokens: frozenset[int] = frozenset()
+    """Control tokens whose text belongs to the answer; of others only the effect is kept."""
 
 
 @dataclass(frozen=True, slots=True)
