@@ -189,10 +189,12 @@ class _Daemon:
             self._metrics.config_reloaded("refused")
             return
         changes = diff.diff(self._config, config)
-        log.info("configuration reloaded", changes=str(changes))
-        self._config = config
-        with contextlib.suppress(ShuttingDownError):
+        try:
             await self._pool.configure(config)
+        except ShuttingDownError:
+            return
+        self._config = config
+        log.info("configuration reloaded", changes=str(changes))
         self._metrics.config_reloaded("applied")
 
     # -- the service manager -----------------------------------------------------------------------------------

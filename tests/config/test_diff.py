@@ -64,6 +64,7 @@ def test_a_changed_default_touches_the_models_that_inherit_it(backends):
     ("key", "text"),
     [
         ("server.drain", "server: {drain: 1s}\n"),
+        ("server.max_body", "server: {max_body: 1MiB}\n"),
         ("memory.reserve", "memory: {reserve: 1GiB}\n"),
         ("memory.budget", "memory: {budget: {default: 80%, RAM: 1GiB}}\n"),
         ("queue.max_waiting", "queue: {max_waiting: 1}\n"),
@@ -80,7 +81,6 @@ def test_keys_outside_of_models_apply_at_once(key, text, backends):
     ("key", "text"),
     [
         ("server.listen", "server: {listen: a:1}\n"),
-        ("server.max_body", "server: {max_body: 1MiB}\n"),
         ("server.state_dir", "server: {state_dir: /s}\n"),
         ("server.runtime_dir", "server: {runtime_dir: /r}\n"),
     ],
@@ -94,11 +94,6 @@ def test_keys_used_at_the_start_wait_for_a_restart_and_the_line_says_so(key, tex
 def test_the_reference_page_says_the_same_of_every_key(backends):
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     kinds = dict(re.findall(r"^\| `(\w+)` \|.*\| (live|worker|restart) \|$", page, flags=re.MULTILINE))
-    assert {key for key, kind in kinds.items() if kind == "restart"} == {
-        "listen",
-        "max_body",
-        "state_dir",
-        "runtime_dir",
-    }
+    assert {key for key, kind in kinds.items() if kind == "restart"} == {"listen", "state_dir", "runtime_dir"}
     assert {kinds[key] for key in ("backend", "env", "n_ctx", "path", "chat_template")} == {"worker"}
     assert {kinds[key] for key in ("aliases", "pin", "priority", "max_wait", "params", "idle_unload")} == {"live"}

@@ -149,6 +149,18 @@ async def test_sighup_reloads(tmp_path: Path) -> None:
         await daemon.logged(event="configuration reloaded")
 
 
+async def test_an_edit_of_the_body_limit_counts_from_the_next_request_on(tmp_path: Path) -> None:
+    yaml = scripted_yaml(tmp_path, TWO, server="  max_body: 2KiB\n")
+    words = "tokens=1 " + "x" * 4096
+    async with running_daemon(tmp_path, yaml) as daemon:
+        refused = await chat(daemon.url, "a", words)
+        assert refused.status == 413
+        assert "larger than 2048 bytes" in refused.body
+        daemon.config.write_text(yaml.replace("max_body: 2KiB", "max_body: 8KiB"))
+        await daemon.logged(event="configuration reloaded", changes="changed server.max_body")
+        assert (await chat(daemon.url, "a", words)).done
+
+
 async def test_a_live_cut_of_the_budget_sends_an_idle_model_away(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, scripted_yaml(tmp_path, TWO)) as daemon:
         for name in ("a", "b"):
