@@ -44,11 +44,11 @@ EXTEND_S = 10.0
 """While the daemon drains, the service manager is told this often that it needs this much longer."""
 
 
-def run(path: Path | None, config: Config, backends: Mapping[str, Backend] | None = None) -> int:
+def run(config: Config, backends: Mapping[str, Backend] | None = None) -> int:
     """Run the daemon until it is told to stop; returns the exit code. Raises `StartupError`.
 
-    `path` is the file that `config` came from and that is watched, or None. The addresses of `config` stay in
-    force whatever a changed file says.
+    The file that `config` came from, if any, is watched. The addresses of `config` stay in force whatever a
+    changed file says.
     """
     logs.set_up()
     os.umask(0o077)
@@ -65,7 +65,7 @@ def run(path: Path | None, config: Config, backends: Mapping[str, Backend] | Non
         known = installed_backends() if backends is None else backends
 
         async def main() -> int:
-            return await _Daemon(path, config, known, sockets_dir).main()
+            return await _Daemon(config, known, sockets_dir).main()
 
         try:
             return asyncio.run(main())
@@ -94,8 +94,8 @@ def _sockets_dir(runtime_dir: Path) -> Iterator[Path]:
 class _Daemon:
     """One run of the daemon. Made inside its event loop."""
 
-    def __init__(self, path: Path | None, config: Config, backends: Mapping[str, Backend], sockets_dir: Path) -> None:
-        self._path = path
+    def __init__(self, config: Config, backends: Mapping[str, Backend], sockets_dir: Path) -> None:
+        self._path = config.path
         self._config = config
         self._backends = backends
         self._notifier = Notifier.take_from(os.environ)
@@ -109,7 +109,6 @@ class _Daemon:
         """Serve until a signal, drain, and return the exit code."""
         app = make_app(self._pool, self._pool.config, self._metrics)
         sockets = activation.take_sockets(os.environ, os.getpid())
-        identity = None if self._path is None else watch.identify(self._path)
         async with asyncio.TaskGroup() as root:
             pool = root.create_task(self._pool.run(), name="pool")
             with self._signals(pool):
@@ -123,7 +122,7 @@ class _Daemon:
                         if self._watchdog_s is not None:
                             around.append(helpers.create_task(self._ping(self._watchdog_s), name="watchdog"))
                         if self._path is not None:
-                            around.append(helpers.create_task(self._watch(self._path, identity), name="watch"))
+                            around.append(helpers.create_task(self._watch(self._path), name="watch"))
                         await self._stop.wait()
                         await self._drain(pool)
                         for task in around:
@@ -162,8 +161,8 @@ class _Daemon:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
-    async def _watch(self, path: Path, known: watch.FileIdentity | None) -> None:
-        async with contextlib.aclosing(watch.changes(path, self._stop, known=known)) as changes:
+    async def _watch(self, path: Path) -> None:
+        async with contextlib.aclosing(watch.changes(path, self._stop, known=self._config.identity)) as changes:
             async for _ in changes:
                 self._reload_asked.set()
 

@@ -37,13 +37,13 @@ def serve(arguments: argparse.Namespace) -> int:
 
     if arguments.demo:
         with tempfile.TemporaryDirectory(prefix="demo-") as directory:
-            return run(None, _listening_at(demo_config(Path(directory)), arguments.listen))
+            return run(_listening_at(demo_config(Path(directory)), arguments.listen))
     path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
     if path is None:
         raise CommandError(
             f"there is no configuration: write {SYSTEM_CONFIG}, name one with --config, or try swapd serve --demo"
         )
-    return run(path, _listening_at(load(path, installed_backends()), arguments.listen))
+    return run(_listening_at(load(path, installed_backends()), arguments.listen))
 
 
 def _listening_at(config: Config, listen: str | None) -> Config:

@@ -13,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from backends.base import Backend
+from swapd.config.identity import FileIdentity
 from swapd.config.models import ModelReader
 from swapd.config.problems import ConfigError, Problem, Problems
 from swapd.config.readers import Place, block, note, unknown_key
@@ -29,7 +32,8 @@ TOP_KEYS = ("server", "memory", "queue", "turns", "defaults", "models")
 
 def load(path: Path, backends: Mapping[str, Backend]) -> Config:
     """The configuration in the file at `path`. Blocking. Raises `ConfigError`."""
-    return parse(_read(path), path, backends)
+    content, identity = _read(path)
+    return msgspec.structs.replace(parse(_decoded(content, path), path, backends), identity=identity)
 
 
 def parse(text: str, path: Path, backends: Mapping[str, Backend]) -> Config:
@@ -85,14 +89,19 @@ def _too_large() -> str:
     return f"is larger than {MAX_FILE_BYTES // 1024}KiB; this is not a model list"
 
 
-def _read(path: Path) -> str:
-    """The file's text. Raises `ConfigError`."""
+def _read(path: Path) -> tuple[bytes, FileIdentity]:
+    """The file's content, and the identity it had before it was read. Raises `ConfigError`."""
     try:
-        content = _read_bytes(path)
+        content, identity = _read_bytes(path)
     except OSError as error:
         raise _unreadable(path, f"cannot be read: {error.strerror or error}") from None
     if len(content) > MAX_FILE_BYTES:
         raise _unreadable(path, _too_large())
+    return content, identity
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    """The file's text. Raises `ConfigError`."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -102,13 +111,14 @@ def _read(path: Path) -> str:
         raise _unreadable(path, f"{what}; save it as UTF-8", line) from None
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> tuple[bytes, FileIdentity]:
     """At most one byte more than allowed. Without O_NONBLOCK, opening a pipe would wait for a writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "it is not a regular file")
-        return file.read(MAX_FILE_BYTES + 1)
+        return file.read(MAX_FILE_BYTES + 1), FileIdentity.of(found)
 
 
 def _unreadable(path: Path, message: str, line: int = 1) -> ConfigError:

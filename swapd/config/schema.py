@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from backends.base import Settings
+from swapd.config.identity import FileIdentity
 
 MIB = 1024 * 1024
 
@@ -92,6 +93,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole, valid configuration. `models` keeps the file's order."""
 
     path: Path | None = None
+    """The file it came from, None for a list that came from none."""
+    identity: FileIdentity | None = None
+    """The state of that file which was read."""
     server: Server = Server()
     memory: Memory = Memory()
     queue: Queue = Queue()

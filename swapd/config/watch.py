@@ -11,10 +11,11 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import awatch
+
+from swapd.config.identity import FileIdentity, identify
 
 SETTLE_S = 0.5
 """Between two looks that must agree: a file that is still being written differs."""
@@ -24,26 +25,6 @@ MAX_LOOKS = 240
 """A file that is written to without end is taken as it is after about two minutes."""
 MAX_LINKS = 40
 """As many symbolic links as Linux itself follows in one path."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells one state of a file from another without reading it. Times are nanoseconds."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    modified_ns: int
-    changed_ns: int
-
-
-def identify(path: Path) -> FileIdentity | None:
-    """The identity of the file that `path` leads to through its links; None when there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def settled(previous: FileIdentity | None, current: FileIdentity | None) -> bool:
@@ -117,17 +98,16 @@ async def changes(
     path: Path,
     stop: asyncio.Event,
     *,
-    known: FileIdentity | None = None,
+    known: FileIdentity | None,
     settle_s: float = SETTLE_S,
     look_every_s: float = LOOK_EVERY_S,
 ) -> AsyncGenerator[None, None]:
     """Yields each time the file has changed and come to rest, until `stop` is set.
 
-    `known` is the file's identity when it was last read (from `identify`, taken before reading); without it,
-    what is there at the first look counts as known. A file that vanished counts as a change. Close the
-    generator (`contextlib.aclosing`) when leaving early: it holds a watch and its thread.
+    `known` is the identity of what was last read, None for no file; a change since then is found by the first
+    look, which waits for no event. A file that vanished counts as a change. Close the generator
+    (`contextlib.aclosing`) when leaving early: it holds a watch and its thread.
     """
-    known = known or identify(path)
     while not stop.is_set():
         directories = watched_directories(path)
         async with aclosing(_hints(directories, stop, look_every_s)) as hints:
@@ -144,7 +124,8 @@ async def changes(
 
 
 async def _hints(directories: tuple[Path, ...], stop: asyncio.Event, look_every_s: float) -> AsyncGenerator[None, None]:
-    """Yields when something happened in the directories, and every so often without."""
+    """Yields at once, when something happened in the directories, and every so often without."""
+    yield
     timeout_ms = max(1, round(look_every_s * 1000))
     try:
         async with aclosing(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from swapd.config.watch import MAX_LOOKS, FileIdentity, at_rest, changes, identify, settled, watched_directories
+from swapd.config.identity import FileIdentity, identify
+from swapd.config.watch import MAX_LOOKS, at_rest, changes, settled, watched_directories
 
 FAR_S = 3600.0
 """No look without an event: what a test sees, an event brought."""
@@ -32,7 +33,7 @@ async def watching(path: Path, **options: float) -> AsyncIterator:
     """A watch that reports by events alone, and what stops it."""
     stop = asyncio.Event()
     options = {"settle_s": 0.05, "look_every_s": FAR_S} | options
-    async with aclosing(changes(path, stop, **options)) as reports, asyncio.timeout(20):
+    async with aclosing(changes(path, stop, known=identify(path), **options)) as reports, asyncio.timeout(20):
         yield reports, stop
 
 
@@ -64,13 +65,6 @@ async def test_a_file_that_never_rests_is_taken_in_the_end():
     found = await at_rest(lambda: identity(next(sizes)), pause)
     assert found is not None
     assert next(sizes) == MAX_LOOKS + 1
-
-
-def test_identity_follows_links_and_is_none_without_a_file(tmp_path, path):
-    link = tmp_path / "link"
-    link.symlink_to(path)
-    assert identify(link) == identify(path)
-    assert identify(tmp_path / "none") is None
 
 
 def test_watched_are_the_directories_of_every_link_and_of_the_file(tmp_path):
@@ -123,9 +117,13 @@ async def test_a_file_renamed_over_the_old_one_is_reported(path):
 
 
 async def test_a_removed_file_and_its_return_are_both_reported(path):
+    def remove() -> None:
+        path.unlink(missing_ok=True)
+        path.with_name("noise.log").write_text("an event though the file is gone already")
+
     async with watching(path) as (reports, _):
         await next_report(reports, lambda: path.write_text("models: {} # it stands\n"))
-        await next_report(reports, lambda: path.unlink(missing_ok=True))
+        await next_report(reports, remove)
         await next_report(reports, lambda: path.write_text("models: {}\n"))
 
 
@@ -153,7 +151,7 @@ async def test_a_change_since_the_last_reading_is_reported_though_no_event_tells
     known = identify(path)
     path.write_text("models: {a: {path: x}}\n")
     stop = asyncio.Event()
-    async with aclosing(changes(path, stop, known=known, settle_s=0.01, look_every_s=0.05)) as reports:
+    async with aclosing(changes(path, stop, known=known, settle_s=0.01, look_every_s=FAR_S)) as reports:
         async with asyncio.timeout(20):
             await anext(reports)
 

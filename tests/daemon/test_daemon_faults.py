@@ -143,6 +143,14 @@ async def test_every_gauge_is_exported_once(tmp_path: Path) -> None:
         assert len(samples) == len(set(samples))
 
 
+async def test_an_edit_between_the_first_reading_and_the_watch_is_not_missed(tmp_path: Path) -> None:
+    yaml = scripted_yaml(tmp_path, TWO)
+    (tmp_path / "swapd.yaml.edited").write_text(yaml + "  c: {path: c.model, memory_mib: 10}\n")
+    async with running_daemon(tmp_path, yaml, program="support.edited_daemon") as daemon:
+        await daemon.logged(event="configuration reloaded", changes="added c")
+        assert (await chat(daemon.url, "c", "tokens=1")).done
+
+
 async def test_sighup_reloads(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, scripted_yaml(tmp_path, TWO)) as daemon:
         stop(daemon, signal.SIGHUP)

@@ -18,7 +18,7 @@ def main() -> int:
     backends = {**installed_backends(), ScriptedBackend.name: ScriptedBackend()}
     path = Path(sys.argv[1])
     try:
-        return daemon.run(path, load(path, backends), backends)
+        return daemon.run(load(path, backends), backends)
     except (StartupError, ConfigError) as error:
         print(f"swapd: {error}", file=sys.stderr)
         return 1
