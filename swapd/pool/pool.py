@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from swapd.core.scheduler import step
 from swapd.core.spec import RAM
 from swapd.errors import ShuttingDownError, UnknownModelError
 from swapd.pool import catalog, devices
+from swapd.pool.entries import Entries
 from swapd.pool.lease import Lease, Ticket
 from swapd.pool.listener import Listener
 from swapd.pool.measure import resident_bytes
@@ -81,8 +82,7 @@ class Pool:
         self._inbox: asyncio.Queue[ev.Event | _Job] = asyncio.Queue()
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
-        self._config = Config()
-        self._entries: dict[str, catalog.Entry] = {}
+        self._entries = Entries(backends, [device.name for device in machine], self._do, self._own)
         self._config_error: str | None = None
         self._config_loaded_s = self._loop.time()
         self._workers: dict[int, WorkerProcess] = {}
@@ -92,7 +92,6 @@ class Pool:
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._answers: dict[str, asyncio.Future[None]] = {}
         self._clients: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        self._refreshes: dict[str, asyncio.Task[None]] = {}
         self._sequence = 0
         self._ended = False
 
@@ -197,7 +196,7 @@ class Pool:
     # -- workers -----------------------------------------------------------------------------------------------
 
     def _launch(self, effect: ef.Launch) -> None:
-        model = self._entries[effect.model_id].model
+        model = self._entries.by_id[effect.model_id].model
         worker = WorkerProcess(
             effect.worker_id,
             effect.model_id,
@@ -240,8 +239,8 @@ class Pool:
         await self._refresh_before_load(ticket.model_id)
         if self._ended:
             raise _closed()
-        if ticket.model_id in self._entries:
-            catalog.require(self._entries[ticket.model_id], ticket.needs)
+        if ticket.model_id in self._entries.by_id:
+            catalog.require(self._entries.by_id[ticket.model_id], ticket.needs)
         request_id = self._unique(ticket.request_id)
         grant: asyncio.Future[Lease] = self._loop.create_future()
         self._grants[request_id] = grant
@@ -261,6 +260,15 @@ class Pool:
             self.post(ev.RequestFinished(request_id, ok=True))
         finally:
             del self._grants[request_id]
+
+    async def _refresh_before_load(self, model_id: str) -> None:
+        """Look again at a model's file when a load may follow.
+
+        What the ledger says here saves work and gates nothing: the core decides from the inspection that is current
+        when the request arrives.
+        """
+        if not self._ended and not any(self._ledger.workers_of(model_id)):
+            await self._entries.refresh(model_id)
 
     def _unique(self, request_id: str) -> str:
         """Clients choose request ids and may choose one that is in use; the ledger's are unique."""
@@ -287,14 +295,14 @@ class Pool:
     # -- people ------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> Model:
-        return catalog.resolve(self._entries, name)
+        return catalog.resolve(self._entries.by_id, name)
 
     def models(self) -> Sequence[Model]:
-        return [entry.model for entry in self._entries.values()]
+        return [entry.model for entry in self._entries.by_id.values()]
 
     def config(self) -> Config:
         """The configuration in force."""
-        return self._config
+        return self._entries.config
 
     def ready(self) -> bool:
         return not self._ledger.closing
@@ -342,12 +350,12 @@ class Pool:
         now_s = self._loop.time()
         return snapshot(
             self._ledger,
-            self._entries,
+            self._entries.by_id,
             {worker_id: WorkerFacts(worker.pid, worker.load_progress) for worker_id, worker in self._workers.items()},
             {device.name: devices.free_bytes(device.name) or 0 for device in self._machine},
             self._measured,
             ConfigStatus(
-                path=None if self._config.path is None else str(self._config.path),
+                path=None if self.config().path is None else str(self.config().path),
                 loaded_ago_s=now_s - self._config_loaded_s,
                 error=self._config_error,
             ),
@@ -371,14 +379,13 @@ class Pool:
 
     async def configure(self, config: Config) -> None:
         """Put a valid configuration in force: files are inspected first, then everything changes in one step."""
-        entries = await asyncio.to_thread(self._inspect_all, config)
+        entries = await self._entries.inspect(config)
 
         def swap() -> ev.Event:
-            self._config, self._entries = config, entries
             self._config_error, self._config_loaded_s = None, self._loop.time()
             self._outputs = {key: ring for key, ring in self._outputs.items() if key in entries}
             self._measured = {key: sizes for key, sizes in self._measured.items() if key in entries}
-            return self._models_changed()
+            return self._entries.replace(config, entries)
 
         self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))
         await self._do(swap)
@@ -390,47 +397,3 @@ class Pool:
     def shutdown(self) -> None:
         """Refuse what waits, let run what runs until its drain time is over, stop every worker."""
         self.post(ev.ShutdownAsked())
-
-    def _inspect_all(self, config: Config) -> dict[str, catalog.Entry]:
-        names = [device.name for device in self._machine]
-        return {
-            model.id: catalog.inspect(model, config, self._backends[model.backend], names)
-            for model in config.models.values()
-        }
-
-    def _models_changed(self) -> ev.Event:
-        return ev.ModelsChanged(tuple(entry.spec for entry in self._entries.values()))
-
-    async def _refresh_before_load(self, model_id: str) -> None:
-        """Look again at a model's file when a load may follow: it may have been mended or replaced meanwhile.
-
-        One look serves everyone who asks at the same time. What the ledger says here saves work and gates
-        nothing: the core decides from the inspection that is current when the request arrives.
-        """
-        if self._ended or model_id not in self._entries or any(self._ledger.workers_of(model_id)):
-            return
-        refresh = self._refreshes.get(model_id)
-        if refresh is None:
-            refresh = self._own(self._refresh(model_id), f"refresh {model_id}")
-            self._refreshes[model_id] = refresh
-            refresh.add_done_callback(lambda _: self._refreshes.pop(model_id, None))
-        await asyncio.shield(refresh)
-
-    async def _refresh(self, model_id: str) -> None:
-        seen, config = self._entries[model_id], self._config
-        backend = self._backends[seen.model.backend]
-        if not await asyncio.to_thread(catalog.is_stale, seen, backend):
-            return
-        names = [device.name for device in self._machine]
-        fresh = await asyncio.to_thread(catalog.inspect, seen.model, config, backend, names)
-
-        def swap() -> ev.Event:
-            # A reload meanwhile has inspected everything itself.
-            if self._entries.get(model_id) is seen:
-                log.info("model file changed", model=model_id)
-                self._entries = {**self._entries, model_id: fresh}
-            return self._models_changed()
-
-        # A shutdown may come first; then nobody needs the news.
-        with suppress(ShuttingDownError):
-            await self._do(swap)
