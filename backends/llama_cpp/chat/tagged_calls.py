@@ -1,0 +1,146 @@
+"""Calls whose arguments are elements: Qwen3-Coder, Seed-OSS, MiniMax M2, GLM.
+
+Owns the parser of `OPEN <function=name> <parameter=key>value</parameter> … CLOSE`, which makes one JSON object of the
+elements. A value is text where the tool's schema says string, and otherwise JSON if it can be read as such.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from backends.llama_cpp.chat.events import Arguments, CallStart, Content
+from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, match, skip, text_before
+from backends.llama_cpp.chat.tools import Tool, Tools
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedCalls:
+    """A family whose calls are elements."""
+
+    open: str
+    """What announces calls."""
+    close: str
+    header: re.Pattern[str]
+    """A call's beginning, white space included; group `name`. Ends in a literal or a lookahead."""
+    key: re.Pattern[str]
+    """An argument's beginning; group `key`."""
+    end_value: str
+    end_call: str = ""
+    """What ends one call, where `close` ends all."""
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """The markers that may be control tokens."""
+        markers = [self.open, self.close, self.end_value]
+        return tuple(dict.fromkeys([*markers, *re.findall(r"</?[a-z_]+>", self.key.pattern)]))
+
+    def parse(self, source: Source, tools: Tools) -> Parse[None]:
+        """Content and calls until the text ends."""
+        called = False
+        while True:
+            found = yield from text_before(source, (self.open,), Content, trim=called)
+            if found is None:
+                return
+            made = yield from self._call(source, tools)
+            if not made:
+                yield Content(found.space + found.marker)
+                continue
+            called = True
+            while self.end_call and (yield from self._call(source, tools)):
+                pass
+            yield from skip(source, self.close)
+
+    def _call(self, source: Source, tools: Tools) -> Parse[bool]:
+        """Take one call; False, with nothing taken, if none follows."""
+        header = yield from match(source, self.header)
+        if header is None:
+            return False
+        if header["name"] not in tools:
+            source.text = header.group() + source.text
+            return False
+        tool = tools[header["name"]]
+        yield CallStart(tool.name)
+        before = "{"
+        while (key := (yield from self._key(source))) is not None:
+            yield Arguments(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
+            before = ", "
+            if not (yield from self._value(source, tool, key)):
+                return True
+        yield Arguments("{}" if before == "{" else "}")
+        if self.end_call:
+            yield from skip(source, self.end_call)
+        return True
+
+    def _key(self, source: Source) -> Parse[str | None]:
+        """The next argument's name, if another argument follows. Gives up at the first thing that is none."""
+        ends = tuple(end for end in (self.end_call, self.close) if end)
+        while True:
+            found = self.key.match(source.text[:MAX_HEADER_CHARS])
+            if found is not None:
+                source.take(found.end())
+                return found["key"]
+            rest = source.text.lstrip()
+            known = rest.startswith(ends) or (rest and not rest.startswith("<"))
+            if known or source.closed or len(source.text) >= MAX_HEADER_CHARS:
+                return None
+            yield None
+
+    def _value(self, source: Source, tool: Tool, key: str) -> Parse[bool]:
+        """Pass one value on as JSON; False if the text ends inside."""
+        if tool.takes_text(key):
+            return (yield from self._text(source))
+        while self.end_value not in source.text and not source.closed:
+            yield None
+        raw, ended, _ = source.text.partition(self.end_value)
+        source.take(len(raw) + len(ended))
+        yield Arguments(_as_json(_unwrapped(raw)))
+        return bool(ended)
+
+    def _text(self, source: Source) -> Parse[bool]:
+        """A string's pieces, as they come. One newline on either side belongs to the markup."""
+        yield Arguments('"')
+        while not source.text and not source.closed:
+            yield None
+        if source.text.startswith("\n"):
+            source.take(1)
+        found = False
+        while not found:
+            start = source.text.find(self.end_value)
+            found = start >= 0
+            if found:
+                text = source.take(start).removesuffix("\n")
+                source.take(len(self.end_value))
+            elif source.closed:
+                text = source.take(len(source.text))
+            else:
+                text = source.take(max(0, len(source.text) - len(self.end_value)))
+            if text:
+                yield Arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+            if source.closed and not found:
+                return False
+            if not found:
+                yield None
+        yield Arguments('"')
+        return True
+
+
+def _unwrapped(raw: str) -> str:
+    return raw.removeprefix("\n").removesuffix("\n")
+
+
+def _as_json(text: str) -> str:
+    """JSON stays as it is written; anything else is a string. Python's words for constants are understood."""
+    constant = {"True": "true", "False": "false", "None": "null"}.get(text.strip())
+    if constant is not None:
+        return constant
+    try:
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    return text.strip()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
