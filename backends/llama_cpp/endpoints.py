@@ -11,9 +11,10 @@ from aiohttp import web
 
 from backends.llama_cpp import infill, prompts, tokens, vectors
 from backends.llama_cpp.calls import Call
+from backends.llama_cpp.chat.body import decode_chat
 from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Task
 from backends.llama_cpp.errors import engine_failed
-from backends.llama_cpp.requests import Limits, Tokens, decode_chat
+from backends.llama_cpp.requests import Limits, Tokens
 from backends.llama_cpp.service import Service, send_json, send_stream
 
 
@@ -70,17 +71,17 @@ async def _pooled(service: Service, call: Call, inputs: tuple[Tokens, ...]) -> E
 
 async def apply_template(service: Service, request: web.Request, _call: Call) -> web.StreamResponse:
     """POST /apply-template: a conversation as the text the model would read."""
-    template = service.template()
+    chat = service.chat()
     body = decode_chat(await request.read())
-    text = await service.prepare(partial(prompts.render_chat, body, template, service.now()))
+    text = await service.prepare(partial(prompts.render_chat, body, chat, service.now()))
     return send_json(msgspec.json.encode(tokens.Prompt(text)))
 
 
 async def count_tokens(service: Service, request: web.Request, _call: Call) -> web.StreamResponse:
     """POST /v1/chat/completions/input_tokens: how long that text is in tokens."""
-    template = service.template()
+    chat = service.chat()
     body = decode_chat(await request.read())
-    make = partial(prompts.chat_tokens, body, service.served.tokenizer, template, service.now())
+    make = partial(prompts.chat_tokens, body, service.served.tokenizer, chat, service.now())
     return send_json(msgspec.json.encode(tokens.InputTokens(len(await service.prepare(make)))))
 
 

@@ -6,24 +6,24 @@ server calls it off the event loop. Must never keep anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
-from backends.llama_cpp.chat.template import ChatTemplate
+from backends.llama_cpp.chat.body import ChatBody
+from backends.llama_cpp.chat.conversation import Chat
+from backends.llama_cpp.chat.reader import Reading
 from backends.llama_cpp.engine.types import Generate
 from backends.llama_cpp.errors import RequestError, context_exceeded
 from backends.llama_cpp.requests import (
     MAX_PROMPTS,
-    ChatBody,
     CompletionBody,
     GenerateBody,
     Limits,
-    Message,
     Tokens,
     choices,
     max_tokens,
-    message_text,
     sampling,
     several,
     stops,
@@ -36,31 +36,47 @@ class Tokenizer(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
-def chat_requests(
-    body: ChatBody,
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    limits: Limits,
-    new_id: Callable[[], str],
-    now: datetime,
-) -> list[Generate]:
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation as the engine gets it, and how its answers are read."""
+
+    generates: list[Generate]
+    reading: Reading
+
+
+def chat_request(
+    body: ChatBody, tokenizer: Tokenizer, chat: Chat, limits: Limits, new_id: Callable[[], str], now: datetime
+) -> ChatRequest:
     """One Generate for the conversation. `now` is what a template may print."""
-    prompt = chat_tokens(body, tokenizer, template, now)
+    rendered = chat.render(body, now)
+    prompt = _chat_tokens(rendered.prompt, tokenizer, chat)
     check_prompt(prompt, limits, "messages")
-    return generates(body, [prompt], limits, new_id)
+    (generate,) = generates(body, [prompt], limits, new_id)
+    visible = visible_tokens(rendered.reading.markers, tokenizer)
+    return ChatRequest([replace(generate, visible_tokens=visible)], rendered.reading)
 
 
-def render_chat(body: ChatBody, template: ChatTemplate, now: datetime) -> str:
+def render_chat(body: ChatBody, chat: Chat, now: datetime) -> str:
     """The conversation as the text that the model reads. `now` is what a template may print."""
-    return template.render([_template_message(message) for message in body.messages], now=now)
+    return chat.render(body, now).prompt
 
 
-def chat_tokens(body: ChatBody, tokenizer: Tokenizer, template: ChatTemplate, now: datetime) -> Tokens:
+def chat_tokens(body: ChatBody, tokenizer: Tokenizer, chat: Chat, now: datetime) -> Tokens:
     """The conversation as the tokens that the model reads."""
-    text = render_chat(body, template, now)
+    return _chat_tokens(render_chat(body, chat, now), tokenizer, chat)
+
+
+def _chat_tokens(text: str, tokenizer: Tokenizer, chat: Chat) -> Tokens:
     # A template that writes the beginning-of-sequence token itself must not get a second one.
-    writes_bos = bool(template.bos_token) and text.startswith(template.bos_token)
+    bos_token = chat.template.bos_token
+    writes_bos = bool(bos_token) and text.startswith(bos_token)
     return tuple(tokenizer.tokenize(text, add_special=not writes_bos, parse_special=True))
+
+
+def visible_tokens(markers: Iterable[str], tokenizer: Tokenizer) -> frozenset[int]:
+    """The markers that are single tokens: a control token's text is needed to read an answer."""
+    found = (tokenizer.tokenize(marker, add_special=False, parse_special=True) for marker in markers)
+    return frozenset(tokens[0] for tokens in found if len(tokens) == 1)
 
 
 def completion_requests(
@@ -69,13 +85,6 @@ def completion_requests(
     """One Generate per prompt, in order."""
     prompts = [_tokens(prompt, tokenizer, limits, "prompt") for prompt in several(body.prompt, "prompt", MAX_PROMPTS)]
     return generates(body, prompts, limits, new_id)
-
-
-def _template_message(message: Message) -> dict[str, object]:
-    content: dict[str, object] = {"role": message.role, "content": message_text(message)}
-    if message.name is not None:
-        content["name"] = message.name
-    return content
 
 
 def _tokens(one: str | Tokens, tokenizer: Tokenizer, limits: Limits, param: str) -> Tokens:

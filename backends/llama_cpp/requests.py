@@ -14,9 +14,8 @@ from msgspec import Meta
 
 from backends.llama_cpp.engine.types import Sampling
 from backends.llama_cpp.errors import RequestError
-from backends.llama_cpp.unsupported import CHAT, COMPLETION, Off, refuse_unsupported
+from backends.llama_cpp.unsupported import COMPLETION, Off, refuse_unsupported
 
-MAX_MESSAGES = 10_000
 MAX_PROMPTS = 128
 MAX_STOPS = 32
 MAX_STOP_CHARS = 512
@@ -27,7 +26,6 @@ INT32_MAX = 2**31 - 1
 RANDOM_SEED = 2**32 - 1
 """llama.cpp's LLAMA_DEFAULT_SEED, which -1 also comes to: draw a fresh seed."""
 
-Role = Annotated[str, Meta(min_length=1, max_length=64)]
 Limit = Annotated[int, Meta(ge=-1, le=INT32_MAX)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -35,26 +33,6 @@ Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 Bias = Annotated[float, Meta(ge=-1e6, le=100)] | bool
 TokenId = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 Tokens = tuple[TokenId, ...]
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One part of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """Only looked for, to be refused: its fields do not matter."""
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One message as the client sent it."""
-
-    role: Role
-    content: str | tuple[Part, ...] | None = None
-    name: Annotated[str, Meta(max_length=256)] | None = None
-    tool_calls: tuple[ToolCall, ...] | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -95,12 +73,6 @@ class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ChatBody(GenerateBody, frozen=True, kw_only=True):
-    """POST /v1/chat/completions."""
-
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
-
-
 class CompletionBody(GenerateBody, frozen=True, kw_only=True):
     """POST /v1/completions. `prompt` is one text, one list of token ids, or a list of either."""
 
@@ -122,16 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 Body = TypeVar("Body")
 
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_chat_decoder = msgspec.json.Decoder(ChatBody)
 _completion_decoder = msgspec.json.Decoder(CompletionBody)
-
-
-def decode_chat(data: bytes) -> ChatBody:
-    """Check a chat body. Raises `RequestError` naming the field."""
-    body = decode(_chat_decoder, data, CHAT)
-    for index, message in enumerate(body.messages):
-        _check_message(message, f"messages[{index}]")
-    return body
 
 
 def decode_completion(data: bytes) -> CompletionBody:
@@ -167,26 +130,6 @@ def _explain(error: msgspec.ValidationError) -> RequestError:
         return RequestError(f"{param} is required", param=param)
     what = what[:1].lower() + what[1:]
     return RequestError(f"{path}: {what}" if path else f"the body: {what}", param=path or None)
-
-
-def _check_message(message: Message, where: str) -> None:
-    if message.tool_calls:
-        raise RequestError(f"{where}.tool_calls is not supported yet", param=f"{where}.tool_calls")
-    if not isinstance(message.content, tuple):
-        return
-    for index, part in enumerate(message.content):
-        param = f"{where}.content[{index}]"
-        if part.type != "text":
-            raise RequestError(f"{param}.type is {part.type[:64]!r}; this model reads text only", param=f"{param}.type")
-        if part.text is None:
-            raise RequestError(f"{param}.text is required", param=f"{param}.text")
-
-
-def message_text(message: Message) -> str:
-    """The content as one string: parts are joined by a newline, as llama-server does; null is empty."""
-    if isinstance(message.content, tuple):
-        return "\n".join(part.text or "" for part in message.content)
-    return message.content or ""
 
 
 def several(value: str | tuple[str | int | Tokens, ...], param: str, at_most: int) -> tuple[str | Tokens, ...]:

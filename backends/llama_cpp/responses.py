@@ -5,18 +5,22 @@ Owns the order of a stream's events. Pure: outputs in, bytes out. Must never loo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from backends.llama_cpp.chat.answers import ChatMessage, ChoiceReader, Delta, whole_message
+from backends.llama_cpp.chat.events import Event
 from backends.llama_cpp.engine.types import Ended, Output, Piece, Prefilled
 from backends.llama_cpp.errors import engine_failed
 
 DONE = b"data: [DONE]\n\n"
+
+
+NewReader = Callable[[], ChoiceReader]
 
 
 class Dialect(Enum):
@@ -37,16 +41,6 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
-
-
-class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
-    role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    content: str
-    role: Literal["assistant"] = "assistant"
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -139,13 +133,17 @@ class Stream:
     first_index: Mapping[str, int]
     n: int
     include_usage: bool
+    new_reader: NewReader | None = None
+    """Reads each choice of a chat."""
     failed: bool = False
     """An error was sent: it is the last event of the stream."""
     _open: set[str] = field(init=False)
+    _readers: Mapping[int, ChoiceReader] = field(init=False)
     _tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._open = set(self.first_index)
+        self._readers = _readers(self.new_reader, len(self.first_index) * self.n)
 
     @property
     def finished(self) -> bool:
@@ -173,14 +171,14 @@ class Stream:
 
     def _piece(self, piece: Piece) -> list[bytes]:
         index = self.first_index[piece.request_id] + piece.index
-        finish = piece.finish.value if piece.finish else None
         if self.heading.dialect is Dialect.COMPLETION:
+            finish = piece.finish.value if piece.finish else None
             return [self._event(TextChoice(index, piece.text, finish))] if piece.text or finish else []
-        events = []
-        if piece.text:
-            events.append(self._event(ChatChunkChoice(index, Delta(content=piece.text))))
-        if finish:
-            events.append(self._event(ChatChunkChoice(index, Delta(), finish)))
+        reader = self._readers[index]
+        deltas = reader.deltas(piece.text, last=piece.finish is not None)
+        events = [self._event(ChatChunkChoice(index, delta)) for delta in deltas]
+        if piece.finish:
+            events.append(self._event(ChatChunkChoice(index, Delta(), reader.finish_reason(piece.finish))))
         return events
 
     def _ended(self, ended: Ended) -> list[bytes]:
@@ -208,13 +206,18 @@ class Whole:
     heading: Heading
     first_index: Mapping[str, int]
     n: int
+    new_reader: NewReader | None = None
+    """Reads each choice of a chat."""
     _texts: dict[int, list[str]] = field(default_factory=dict)
+    _events: dict[int, list[Event]] = field(default_factory=dict)
     _finishes: dict[int, str] = field(default_factory=dict)
     _open: set[str] = field(init=False)
+    _readers: Mapping[int, ChoiceReader] = field(init=False)
     _tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self._open = set(self.first_index)
+        self._readers = _readers(self.new_reader, len(self.first_index) * self.n)
 
     @property
     def finished(self) -> bool:
@@ -225,10 +228,7 @@ class Whole:
         for output in outputs:
             match output:
                 case Piece():
-                    index = self.first_index[output.request_id] + output.index
-                    self._texts.setdefault(index, []).append(output.text)
-                    if output.finish:
-                        self._finishes[index] = output.finish.value
+                    self._piece(output, self.first_index[output.request_id] + output.index)
                 case Ended():
                     if output.error is not None:
                         raise engine_failed(output.error)
@@ -237,6 +237,15 @@ class Whole:
                 case _:
                     pass
 
+    def _piece(self, piece: Piece, index: int) -> None:
+        reader = self._readers.get(index)
+        if reader is None:
+            self._texts.setdefault(index, []).append(piece.text)
+        else:
+            self._events.setdefault(index, []).extend(reader.read(piece.text, last=piece.finish is not None))
+        if piece.finish:
+            self._finishes[index] = reader.finish_reason(piece.finish) if reader else piece.finish.value
+
     def answer(self) -> bytes:
         """The whole answer as a JSON document."""
         assert self.finished
@@ -244,7 +253,11 @@ class Whole:
         return self.heading.answer([self._choice(index) for index in indexes], self._tally.usage(), chunk=False)
 
     def _choice(self, index: int) -> Choice:
-        text, finish = "".join(self._texts.get(index, ())), self._finishes.get(index)
+        finish = self._finishes.get(index)
         if self.heading.dialect is Dialect.CHAT:
-            return ChatChoice(index, ChatMessage(text), finish)
-        return TextChoice(index, text, finish)
+            return ChatChoice(index, whole_message(self._events.get(index, ())), finish)
+        return TextChoice(index, "".join(self._texts.get(index, ())), finish)
+
+
+def _readers(new_reader: NewReader | None, count: int) -> dict[int, ChoiceReader]:
+    return {index: new_reader() for index in range(count)} if new_reader else {}

@@ -16,10 +16,12 @@ from aiohttp import web
 
 from backends.llama_cpp import endpoints, prompts, tokens
 from backends.llama_cpp.calls import Call
+from backends.llama_cpp.chat.answers import ChoiceReader
+from backends.llama_cpp.chat.body import decode_chat
 from backends.llama_cpp.engine.types import Generate, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
-from backends.llama_cpp.requests import GenerateBody, choices, decode_chat, decode_completion
-from backends.llama_cpp.responses import Dialect, Heading, Stream, Whole
+from backends.llama_cpp.requests import GenerateBody, choices, decode_completion
+from backends.llama_cpp.responses import Dialect, Heading, NewReader, Stream, Whole
 from backends.llama_cpp.service import Service, send_json, send_stream
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -60,11 +62,12 @@ async def _health(_request: web.Request) -> web.Response:
 async def _chat(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
     service.require(Task.GENERATE)
     served = service.served
-    template = service.template()
+    chat = service.chat()
     body = decode_chat(await request.read())
-    make = partial(prompts.chat_requests, body, served.tokenizer, template, served.limits)
-    generates = await service.prepare(partial(make, service.new_id(call), service.now()))
-    return await _generate(service, request, call, body, generates, Dialect.CHAT)
+    make = partial(prompts.chat_request, body, served.tokenizer, chat, served.limits)
+    asked = await service.prepare(partial(make, service.new_id(call), service.now()))
+    new_reader = partial(ChoiceReader, asked.reading, service.new_call_id)
+    return await _generate(service, request, call, body, asked.generates, Dialect.CHAT, new_reader)
 
 
 async def _complete(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
@@ -77,15 +80,21 @@ async def _complete(service: Service, request: web.Request, call: Call) -> web.S
 
 
 async def _generate(
-    service: Service, request: web.Request, call: Call, body: GenerateBody, generates: list[Generate], dialect: Dialect
+    service: Service,
+    request: web.Request,
+    call: Call,
+    body: GenerateBody,
+    generates: list[Generate],
+    dialect: Dialect,
+    new_reader: NewReader | None = None,
 ) -> web.StreamResponse:
     n = choices(body, service.served.limits)
     heading = Heading(dialect, call.request_id, service.served.model_id, int(service.now().timestamp()))
     first_index = {generate.request_id: position * n for position, generate in enumerate(generates)}
     call.submit(generates)
     if body.stream:
-        return await send_stream(request, call, Stream(heading, first_index, n, body.include_usage))
-    whole = Whole(heading, first_index, n)
+        return await send_stream(request, call, Stream(heading, first_index, n, body.include_usage, new_reader))
+    whole = Whole(heading, first_index, n, new_reader)
     while not whole.finished:
         whole.feed(await call.take())
     return send_json(whole.answer())

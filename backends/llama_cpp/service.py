@@ -16,7 +16,9 @@ from typing import Protocol, TypeVar
 from aiohttp import web
 
 from backends.llama_cpp.calls import Call, Switchboard
-from backends.llama_cpp.chat.template import ChatTemplate, ChatTemplateError
+from backends.llama_cpp.chat.answers import NewCallId
+from backends.llama_cpp.chat.conversation import Chat
+from backends.llama_cpp.chat.template import ChatTemplateError
 from backends.llama_cpp.engine.types import Ended, Output, SpecialTokens, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
 from backends.llama_cpp.requests import Limits
@@ -39,7 +41,7 @@ class Served:
     model_id: str
     limits: Limits
     tokenizer: Vocabulary
-    template: ChatTemplate | ChatTemplateError
+    chat: Chat | ChatTemplateError
     """What answers chats, or why none can be answered."""
     task: Task
     special_tokens: SpecialTokens
@@ -62,11 +64,12 @@ REMEDIES = {
 
 @dataclass(slots=True)
 class Service:
-    """The loaded model at work. `now` tells the local time."""
+    """The loaded model at work. `now` tells the local time, `new_call_id` names the tool calls of answers."""
 
     served: Served
     switchboard: Switchboard
     now: Callable[[], datetime]
+    new_call_id: NewCallId
     _threads: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,12 +83,12 @@ class Service:
                 f"{served.model_id} {ENDPOINTS[served.task]}, or {REMEDIES[task]}", code="unsupported_endpoint"
             )
 
-    def template(self) -> ChatTemplate:
+    def chat(self) -> Chat:
         """What renders chats. Raises `RequestError` when nothing can."""
-        template = self.served.template
-        if isinstance(template, ChatTemplateError):
-            raise RequestError(str(template), status=500, kind="server_error", code="chat_template_error")
-        return template
+        chat = self.served.chat
+        if isinstance(chat, ChatTemplateError):
+            raise RequestError(str(chat), status=500, kind="server_error", code="chat_template_error")
+        return chat
 
     def new_id(self, call: Call) -> Callable[[], str]:
         """Makes ids for what the call asks of the engine."""

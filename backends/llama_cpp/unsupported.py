@@ -64,16 +64,10 @@ CHAT: Mapping[str, Off] = {
     **_SAMPLERS,
     **_STRUCTURE,
     **_LOGPROBS,
-    "tools": _EMPTY,
     "functions": _EMPTY,
-    # Without tools there is nothing to choose, so "auto" is as good as "none".
-    "tool_choice": _one_of("none", "auto", ""),
     "function_call": _one_of("none", "auto", ""),
     "modalities": _one_of([], ["text"]),
     "audio": _EMPTY,
-    "chat_template_kwargs": _EMPTY,
-    "continue_final_message": _FALSE,
-    "add_generation_prompt": _one_of(True),
 }
 COMPLETION: Mapping[str, Off] = {
     **_SAMPLERS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -22,7 +23,8 @@ from backends.base import Offload
 from backends.control import Failed, FailureKind, Progress, Ready, WarmingUp
 from backends.llama_cpp import lifeline
 from backends.llama_cpp.calls import Switchboard
-from backends.llama_cpp.chat.template import CHATML, ChatTemplate, ChatTemplateError
+from backends.llama_cpp.chat.conversation import MISTRAL_ID_CHARS, Chat
+from backends.llama_cpp.chat.template import CHATML, ChatTemplateError
 from backends.llama_cpp.engine.loop import Engine, EngineClosedError, EngineFullError
 from backends.llama_cpp.engine.model import Model, ModelLoadError
 from backends.llama_cpp.engine.types import Embed, Generate
@@ -93,21 +95,21 @@ def describe(model: Model, model_id: str, settings: LlamaCppSettings) -> Served:
         model_id,
         limits,
         model,
-        _template(model, settings),
+        _chat(model, settings),
         model.facts.task,
         model.special_tokens,
         model.chat_template("rerank"),
     )
 
 
-def _template(model: Model, settings: LlamaCppSettings) -> ChatTemplate | ChatTemplateError:
+def _chat(model: Model, settings: LlamaCppSettings) -> Chat | ChatTemplateError:
     source = settings.chat_template or model.chat_template()
     if source is None:
         source = CHATML
         if not model.embeddings:
             log.warning("the file has no chat template; chats are written as ChatML")
     try:
-        return ChatTemplate(source, bos_token=model.bos_token, eos_token=model.eos_token)
+        return Chat.of(source, bos_token=model.bos_token, eos_token=model.eos_token)
     except ChatTemplateError as error:
         log.warning("%s; chats will fail until chat_template is set in the model list", error)
         return error
@@ -142,7 +144,7 @@ async def _serve(
     switchboard = Switchboard(loop, reporter.send)
     engine = Engine(model, settings, switchboard.emit, on_failure=_on_engine_failure)
     switchboard.connect(_Door(engine))
-    service = Service(served, switchboard, lambda: datetime.now().astimezone())
+    service = Service(served, switchboard, lambda: datetime.now().astimezone(), _new_call_id)
     runner = web.AppRunner(
         application(service), handler_cancellation=True, access_log=None, shutdown_timeout=STOP_GRACE_S
     )
@@ -178,6 +180,10 @@ async def _report_progress(engine: Engine, switchboard: Switchboard, reporter: R
             reported = engine.batches
             reporter.send(Progress(reported))
         await asyncio.sleep(INTERVAL_S)
+
+
+def _new_call_id() -> str:
+    return secrets.token_hex(5)[:MISTRAL_ID_CHARS]
 
 
 def _on_engine_failure(error: BaseException) -> None:

@@ -7,15 +7,15 @@ import math
 
 import pytest
 
+from backends.llama_cpp.chat.body import decode_chat
+from backends.llama_cpp.chat.messages import message_text
 from backends.llama_cpp.engine.types import Sampling
 from backends.llama_cpp.errors import RequestError
 from backends.llama_cpp.requests import (
     Limits,
     choices,
-    decode_chat,
     decode_completion,
     max_tokens,
-    message_text,
     sampling,
     several,
     stops,
@@ -53,7 +53,6 @@ REFUSED = [
         {"messages": [*USER, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "messages[1].content[0].type",
     ),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": 101}, "temperature"),
     ({"temperature": "0.7"}, "temperature"),
@@ -115,15 +114,11 @@ UNSUPPORTED = [
     ("grammar", 'root ::= "a"', ""),
     ("json_schema", {}, None),
     ("response_format", {"type": "json_object"}, {"type": "text"}),
-    ("tools", [{"type": "function"}], []),
-    ("tool_choice", "required", "none"),
-    ("tool_choice", {"type": "function"}, "auto"),
     ("functions", [{}], []),
     ("logprobs", True, False),
     ("top_logprobs", 3, 0),
     ("n_probs", 3, 0),
     ("lora", [{"id": 0, "scale": 1}], []),
-    ("chat_template_kwargs", {"enable_thinking": False}, {}),
     ("modalities", ["text", "audio"], ["text"]),
 ]
 

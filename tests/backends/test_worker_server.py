@@ -191,7 +191,7 @@ async def test_outputs_that_pile_up_unread_keep_their_text_and_order(socket_path
     [
         (CHAT, {"messages": []}, "messages"),
         (CHAT, {**ASK, "n": 9}, "n"),
-        (CHAT, {**ASK, "tools": [{}]}, "tools"),
+        (CHAT, {**ASK, "tools": [{}]}, "tools[0].function"),
         (COMPLETE, {}, "prompt"),
         (COMPLETE, {"prompt": ""}, "prompt"),
         (COMPLETE, {"prompt": [256]}, "prompt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,8 @@ from aiohttp import web
 
 from backends.control import Usage
 from backends.llama_cpp.calls import Switchboard
-from backends.llama_cpp.chat.template import CHATML, ChatTemplate, ChatTemplateError
+from backends.llama_cpp.chat.conversation import Chat
+from backends.llama_cpp.chat.template import CHATML, ChatTemplateError
 from backends.llama_cpp.engine.types import (
     Embed,
     Ended,
@@ -108,16 +110,17 @@ async def serving(
     rerank_template: str | None = None,
 ) -> AsyncIterator[Worker]:
     usages: list[Usage] = []
-    compiled: ChatTemplate | ChatTemplateError
+    compiled: Chat | ChatTemplateError
     try:
-        compiled = ChatTemplate(template, bos_token="<s>", eos_token="</s>")
+        compiled = Chat.of(template, bos_token="<s>", eos_token="</s>")
     except ChatTemplateError as error:
         compiled = error
     switchboard = Switchboard(asyncio.get_running_loop(), usages.append)
     engine = ScriptedEngine(switchboard.emit)
     switchboard.connect(engine)
     served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template)
-    service = Service(served, switchboard, lambda: NOW)
+    call_ids = itertools.count(1)
+    service = Service(served, switchboard, lambda: NOW, lambda: f"call{next(call_ids):05}")
     runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:

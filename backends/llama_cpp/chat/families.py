@@ -6,6 +6,7 @@ Owns the table. The first entry whose marks are all in the template's text count
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from backends.llama_cpp.chat.json_calls import JsonCalls
 from backends.llama_cpp.chat.named_calls import NamedCalls
 from backends.llama_cpp.chat.source import Parse, Source
 from backends.llama_cpp.chat.tagged_calls import TaggedCalls
-from backends.llama_cpp.chat.tools import Tools
+from backends.llama_cpp.chat.tools import Call, Tools
 
 
 class Format(Protocol):
@@ -22,6 +23,8 @@ class Format(Protocol):
 
     @property
     def visible(self) -> tuple[str, ...]: ...
+
+    def write(self, calls: Sequence[Call]) -> str: ...
 
     def parse(self, source: Source, tools: Tools) -> Parse[None]: ...
 
@@ -37,6 +40,7 @@ class Family:
 
 _XML_HEADER = re.compile(r"\s*<function=(?P<name>[^\s>]+)>")
 _XML_KEY = re.compile(r"\s*<parameter=(?P<key>[^\n>]+)>")
+_XML_WRITE = ("\n<function={name}>", "<parameter={key}>", "</function>", True)
 _MISTRAL_HEADER = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?(?=\{)")
 _KIMI_HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
 
@@ -48,12 +52,12 @@ FAMILIES = (
     Family(
         "qwen3-coder",
         ("<tool_call>", "<function=", "<parameter="),
-        TaggedCalls("<tool_call>", "</tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", "</function>"),
+        TaggedCalls("<tool_call>", "</tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", *_XML_WRITE),
     ),
     Family(
         "seed-oss",
         ("<seed:tool_call>",),
-        TaggedCalls("<seed:tool_call>", "</seed:tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", "</function>"),
+        TaggedCalls("<seed:tool_call>", "</seed:tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", *_XML_WRITE),
     ),
     Family(
         "minimax-m2",
@@ -64,6 +68,8 @@ FAMILIES = (
             re.compile(r'\s*<invoke name="(?P<name>[^"]+)">'),
             re.compile(r'\s*<parameter name="(?P<key>[^"]+)">'),
             "</parameter>",
+            '\n<invoke name="{name}">',
+            '<parameter name="{key}">',
             "</invoke>",
         ),
     ),
@@ -76,6 +82,8 @@ FAMILIES = (
             re.compile(r"\s*(?P<name>[^\s<]+)\s*(?=</?[at])"),
             re.compile(r"\s*<arg_key>(?P<key>[^<]+)</arg_key>\s*<arg_value>"),
             "</arg_value>",
+            "{name}",
+            "<arg_key>{key}</arg_key>\n<arg_value>",
         ),
     ),
     Family(
@@ -87,7 +95,7 @@ FAMILIES = (
             "functions.",
             ":0<|tool_call_argument_begin|>",
             "<|tool_call_end|>",
-            ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+            section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
         ),
     ),
     Family(
@@ -99,6 +107,7 @@ FAMILIES = (
             "function<｜tool▁sep｜>",
             "\n```json\n",
             "<｜tool▁call▁end｜>",
+            "\n```",
             ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         ),
     ),
@@ -111,7 +120,7 @@ FAMILIES = (
             "",
             "<｜tool▁sep｜>",
             "<｜tool▁call▁end｜>",
-            ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+            section=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         ),
     ),
     Family("mistral", ("[TOOL_CALLS]", "[ARGS]"), NamedCalls("[TOOL_CALLS]", _MISTRAL_HEADER, "", "[ARGS]")),

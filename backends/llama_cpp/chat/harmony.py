@@ -6,13 +6,14 @@ Owns the parser of `<|channel|>NAME to=RECIPIENT<|message|>BODY<|end|>`. The ana
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content, Event, Reasoning
 from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, text_before
-from backends.llama_cpp.chat.tools import Tools
+from backends.llama_cpp.chat.tools import Call, Tools
 
 _START, _CHANNEL, _MESSAGE, _END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 _ENDS = (_END, "<|return|>", "<|call|>", _START)
@@ -28,14 +29,26 @@ class Harmony:
     """The one family of its kind. `raw_reasoning` leaves the analysis channel in the content, markup included."""
 
     raw_reasoning: bool = False
+    inside: Callable[[str], Event] | None = None
+    """What the message is that the prompt has begun, if it has."""
 
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that are control tokens."""
         return (_START, _CHANNEL, _MESSAGE, _END, "<|constrain|>")
 
+    def write(self, calls: Sequence[Call]) -> str:
+        """Calls as the family writes them."""
+        return "<|start|>assistant".join(
+            f"{_CHANNEL}commentary to=functions.{name} <|constrain|>json{_MESSAGE}"
+            f"{json.dumps(arguments, ensure_ascii=False)}<|call|>"
+            for name, arguments in calls
+        )
+
     def parse(self, source: Source, tools: Tools) -> Parse[None]:
         """Messages until the text ends."""
+        if self.inside is not None:
+            yield from self._body(source, self.inside)
         while source.text or not source.closed:
             header = yield from self._header(source)
             if header is None:
@@ -49,11 +62,19 @@ class Harmony:
                 recipient = _RECIPIENT.search(header)
                 assert recipient is not None
                 yield CallStart(recipient.group(1))
-            found = yield from text_before(source, _ENDS, make)
-            if found is not None and found.marker == _START:
-                source.text = _START + source.text
-            elif found is not None and make is Content and self.raw_reasoning and "final" not in header:
-                yield Content(found.marker)
+            end = yield from self._body(source, make)
+            if end and make is Content and self.raw_reasoning and "final" not in header:
+                yield Content(end)
+
+    def _body(self, source: Source, make: Callable[[str], Event]) -> Parse[str]:
+        """Take a message's words and what ends them; the beginning of the next message stays."""
+        found = yield from text_before(source, _ENDS, make)
+        if found is None:
+            return ""
+        if found.marker == _START:
+            source.text = _START + source.text
+            return ""
+        return found.marker
 
     def _header(self, source: Source) -> Parse[str | None]:
         """Take a header up to its message; None, with nothing taken, if the text is none."""

@@ -5,12 +5,14 @@ Owns the parser of `MARKER {"name": …, "arguments": …} …`, alone or in an 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
 from backends.llama_cpp.chat.json_text import Head, JsonSpan, Span, call_head, decode_string, value_end
 from backends.llama_cpp.chat.source import Parse, Source, skip, skip_space, text_before
-from backends.llama_cpp.chat.tools import Tools
+from backends.llama_cpp.chat.tools import Call, Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,17 @@ class JsonCalls:
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
         return (*self.markers, self.close) if self.close else self.markers
+
+    def write(self, calls: Sequence[Call]) -> str:
+        """Calls as the family writes them."""
+        objects = [
+            json.dumps({self.name_key: name, self.arguments_key: arguments}, ensure_ascii=False)
+            for name, arguments in calls
+        ]
+        marker = self.markers[0] if self.markers and not self.bare else ""
+        if self.array:
+            return f"{marker}[{', '.join(objects)}]{self.close}"
+        return "\n".join(f"{marker}\n{one}\n{self.close}" if marker else one for one in objects)
 
     def parse(self, source: Source, tools: Tools) -> Parse[None]:
         """Content and calls until the text ends."""

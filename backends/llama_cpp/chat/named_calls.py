@@ -5,13 +5,15 @@ Owns the parser of `OPEN name SEPARATOR {…} CLOSE`, inside a section's markers
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
 from backends.llama_cpp.chat.json_text import JsonSpan, Span
 from backends.llama_cpp.chat.source import Parse, Source, match, skip, skip_space, text_before
-from backends.llama_cpp.chat.tools import Tools
+from backends.llama_cpp.chat.tools import Call, Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class NamedCalls:
     """… and after it."""
     close: str = ""
     """What ends one call."""
+    fence: str = ""
+    """What may stand between the arguments and that."""
     section: tuple[str, str] = ("", "")
     """What is around all calls of an answer."""
 
@@ -36,6 +40,16 @@ class NamedCalls:
         """The markers that may be control tokens."""
         parts = (self.open, self.prefix, self.separator, self.close, *self.section)
         return tuple(marker for part in parts for marker in re.findall(r"<[^<>\n]+>|\[[A-Z_]+\]", part))
+
+    def write(self, calls: Sequence[Call]) -> str:
+        """Calls as the family writes them."""
+        begin, end = self.section
+        written = (
+            f"{self.open}{self.prefix}{name}{self.separator}{json.dumps(arguments, ensure_ascii=False)}"
+            f"{self.fence}{self.close}"
+            for name, arguments in calls
+        )
+        return begin + "".join(written) + end
 
     def parse(self, source: Source, tools: Tools) -> Parse[None]:
         """Content and calls until the text ends."""
@@ -93,4 +107,4 @@ class NamedCalls:
             if found is not None:
                 source.text = found.marker + source.text
         if self.close:
-            yield from skip(source, self.close, "```" + self.close)
+            yield from skip(source, self.close, self.fence.lstrip() + self.close)

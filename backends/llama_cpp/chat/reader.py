@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Content
 from backends.llama_cpp.chat.families import Format
-from backends.llama_cpp.chat.harmony import Harmony
 from backends.llama_cpp.chat.reasoning import Tags, parse_reasoning
 from backends.llama_cpp.chat.source import Parse, Reader, Source, text_before
 from backends.llama_cpp.chat.tools import Tools
@@ -23,7 +22,13 @@ class Reading:
     opened: bool = False
     """The prompt ends inside the reasoning."""
     raw_reasoning: bool = False
-    """Reasoning stays in the content."""
+    """The reasoning between the tags stays in the content."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must be seen, whether they are control tokens or not."""
+        tags = (self.tags.open, self.tags.close) if self.tags else ()
+        return (*tags, *(self.format.visible if self.format else ()))
 
     def reader(self) -> Reader:
         """A parser for one choice."""
@@ -32,10 +37,7 @@ class Reading:
     def _parse(self, source: Source) -> Parse[None]:
         if self.tags is not None:
             yield from parse_reasoning(source, self.tags, opened=self.opened, raw=self.raw_reasoning)
-        form = self.format
-        if isinstance(form, Harmony):
-            form = replace(form, raw_reasoning=self.raw_reasoning)
-        if form is None:
+        if self.format is None:
             yield from text_before(source, (), Content)
         else:
-            yield from form.parse(source, self.tools or {})
+            yield from self.format.parse(source, self.tools or {})

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
 from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, match, skip, text_before
-from backends.llama_cpp.chat.tools import Tool, Tools
+from backends.llama_cpp.chat.tools import Call, Tool, Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,36 @@ class TaggedCalls:
     key: re.Pattern[str]
     """An argument's beginning; group `key`."""
     end_value: str
+    write_header: str
+    """A call's beginning for writing, with `{name}`."""
+    write_key: str
+    """An argument's beginning for writing, with `{key}`."""
     end_call: str = ""
     """What ends one call, where `close` ends all."""
+    newlines: bool = False
+    """Values are written on lines of their own."""
 
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
         markers = [self.open, self.close, self.end_value]
         return tuple(dict.fromkeys([*markers, *re.findall(r"</?[a-z_]+>", self.key.pattern)]))
+
+    def write(self, calls: Sequence[Call]) -> str:
+        """Calls as the family writes them."""
+        written = []
+        for name, arguments in calls:
+            values = "".join(
+                f"{self.write_key.format(key=key)}{self._written(value)}{self.end_value}\n"
+                for key, value in arguments.items()
+            )
+            end = f"{self.end_call}\n" if self.end_call else ""
+            written.append(f"{self.open}{self.write_header.format(name=name)}\n{values}{end}{self.close}")
+        return "\n".join(written)
+
+    def _written(self, value: object) -> str:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return f"\n{text}\n" if self.newlines else text
 
     def parse(self, source: Source, tools: Tools) -> Parse[None]:
         """Content and calls until the text ends."""

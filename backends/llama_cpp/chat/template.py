@@ -38,6 +38,7 @@ CHATML = (
 """For a file without a template: the form most models have seen."""
 
 _FILENAME = "<chat_template>"
+_NO_KWARGS: Mapping[str, object] = {}
 
 
 class ChatTemplateError(Exception):
@@ -55,9 +56,16 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, without the operators that make huge values out of small ones."""
+    """The sandbox, without the operators that make huge values out of small ones.
+
+    Lists may grow and shrink by one element at a time, which some model files do; all they reach was made for one
+    rendering.
+    """
 
     intercepted_binops = frozenset({"*", "**"})
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return (attr in ("append", "pop") and isinstance(obj, list)) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -91,7 +99,21 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Hugging Face's filter: unlike Jinja's own it does not escape HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
+    )
+
+
+def _listed(value: object) -> list[object]:
+    """What `map` and `selectattr` make has no length yet."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} cannot be JSON")
 
 
 def _environment() -> _Environment:
@@ -108,6 +130,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
         """Raises `ChatTemplateError` when `source` is not a template."""
+        self.source = source
         self.bos_token = bos_token
         self._eos_token = eos_token
         self._knows_developer = "developer" in source
@@ -118,14 +141,32 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
             raise ChatTemplateError(f"the chat template does not compile: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, object]], *, now: datetime, max_steps: int = MAX_STEPS) -> str:
-        """The prompt for the next assistant message, beginning-of-sequence token included if the template writes it.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        now: datetime,
+        tools: Sequence[Mapping[str, object]] = (),
+        kwargs: Mapping[str, object] = _NO_KWARGS,
+        add_generation_prompt: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> str:
+        """The conversation as the model reads it, beginning-of-sequence token included if the template writes it.
 
-        Raises `ChatTemplateError` with the template's words when it refuses the messages or exceeds a bound.
+        `add_generation_prompt` ends it with the beginning of the assistant's message. Raises `ChatTemplateError` with
+        the template's words when it refuses the messages or exceeds a bound.
         """
+        variables: dict[str, object] = {
+            **kwargs,
+            "messages": [self._known_role(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+        }
+        if tools:
+            # Otherwise undefined: templates made for tools loop over it, which works for undefined but not for None.
+            variables["tools"] = list(tools)
         try:
             with _bounded_steps(max_steps):
-                return self._joined([self._known_role(message) for message in messages], now)
+                return self._joined(variables, now)
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # a template can raise whatever Python can
@@ -138,15 +179,10 @@ class ChatTemplate:
             return {**message, "role": "system"}
         return message
 
-    def _joined(self, messages: Sequence[Mapping[str, object]], now: datetime) -> str:
+    def _joined(self, variables: Mapping[str, object], now: datetime) -> str:
         pieces, length = [], 0
-        # `tools` stays undefined: templates made for tools loop over it, which works for undefined but not for None.
         for piece in self._template.generate(
-            messages=messages,
-            add_generation_prompt=True,
-            bos_token=self.bos_token,
-            eos_token=self._eos_token,
-            strftime_now=now.strftime,
+            **variables, bos_token=self.bos_token, eos_token=self._eos_token, strftime_now=now.strftime
         ):
             length += len(piece)
             _check_size(length)

@@ -30,3 +30,6 @@ class Tool:
 
 Tools = Mapping[str, Tool]
 """By name, in the order of the request."""
+
+Call = tuple[str, Mapping[str, object]]
+"""A name and the arguments."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spoken import MISTRAL_THINK, THINK, TOOLS, Said, format_of
 
+from backends.llama_cpp.chat.events import Content, Reasoning
 from backends.llama_cpp.chat.harmony import Harmony
 from backends.llama_cpp.chat.reader import Reading
 
@@ -172,7 +173,15 @@ HARMONY = [
         "gpt-oss",
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello",
         "<|channel|>analysis<|message|>Hm.<|end|>Hello",
-        reading=Reading(Harmony(), TOOLS, None, raw_reasoning=True),
+        reading=Reading(Harmony(raw_reasoning=True), TOOLS),
+    ),
+    Said("gpt-oss", " world", " world", reading=Reading(Harmony(inside=Content), TOOLS)),
+    Said(
+        "gpt-oss",
+        "so.<|end|><|start|>assistant<|channel|>final<|message|>Hello",
+        "Hello",
+        reasoning="so.",
+        reading=Reading(Harmony(inside=Reasoning), TOOLS),
     ),
 ]
 RAW = [
