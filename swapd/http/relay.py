@@ -8,17 +8,14 @@ second request (a worker that misframes one answer must not spoil the next).
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import msgspec
 import structlog
 from aiohttp import web
-from yarl import URL
 
 from swapd.errors import SwapdError, WorkerLostError
 from swapd.http.record import Record
@@ -32,6 +29,7 @@ from swapd.http.stream import (
     drop_client,
     keeping_alive,
 )
+from swapd.http.upstream import Upstream, UpstreamError, post
 from swapd.observe.metrics import Metrics
 from swapd.pool.door import Door
 from swapd.pool.lease import Lease, Ticket
@@ -42,11 +40,9 @@ ATTEMPTS = 2
 BUFFERED_BYTES = 1024 * 1024
 """An answer up to this size is read whole before its status is sent; a larger one is streamed."""
 
-_RAW_BODY_BYTES = 512 * 1024
 _ERROR_BODY_BYTES = 64 * 1024
 _REQUEST_HEADERS = ("traceparent", "tracestate")
-_RESPONSE_HEADERS = ("Content-Type", "Content-Length", "Retry-After")
-_ORIGIN = URL("http://worker")
+_RESPONSE_HEADERS = ("content-type", "content-length", "retry-after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +158,10 @@ class _Exchange:
             with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
                 async with bound, _post(lease, self.outgoing, self._bounds.connect_s) as upstream:
                     return await self._relay(upstream)
-        except (aiohttp.ClientError, OSError, _CutShortError) as exc:
+        except (UpstreamError, OSError, _CutShortError) as exc:
             raise _WorkerGoneError(await self._why(lease, exc)) from exc
 
-    async def _relay(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _relay(self, upstream: Upstream) -> web.StreamResponse:
         if upstream.content_type == EVENT_STREAM:
             return await self._relay_events(upstream)
         # From here no comment may commit a status that the worker's answer does not have.
@@ -174,11 +170,11 @@ class _Exchange:
             raise _ToldError(upstream.status, await _envelope_of(upstream))
         return await self._relay_body(upstream)
 
-    async def _relay_events(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _relay_events(self, upstream: Upstream) -> web.StreamResponse:
         framer = Framer()
         last_s = self.record.arrived_s
         try:
-            async for data in upstream.content.iter_any():
+            while data := await upstream.read():
                 frames = framer.feed(data)
                 if frames.whole:
                     if not self._events:
@@ -221,17 +217,17 @@ class _Exchange:
             self._timers.inter_token((now_s - last_s) / count)
         return now_s
 
-    async def _relay_body(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-        if not _has_length(upstream):
+    async def _relay_body(self, upstream: Upstream) -> web.StreamResponse:
+        if not upstream.has_length:
             raise _CutShortError("it answered without a length, so the end of the answer cannot be told")
         headers = {name: upstream.headers[name] for name in _RESPONSE_HEADERS if name in upstream.headers}
-        start = await _read_up_to(upstream, BUFFERED_BYTES)
-        if upstream.content.at_eof():
-            headers.pop("Content-Length", None)
+        start = await upstream.read_up_to(BUFFERED_BYTES)
+        if upstream.ended:
+            headers.pop("content-length", None)
             return web.Response(status=upstream.status, headers=headers, body=start)
         await self.client.open(upstream.status, headers)
         await self.client.send(start)
-        async for data in upstream.content.iter_any():
+        while data := await upstream.read():
             await self.client.send(data)
         return await self.client.finish()
 
@@ -272,58 +268,27 @@ def _ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]
         lease.lost.remove_done_callback(start)
 
 
-@asynccontextmanager
-async def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AsyncIterator[aiohttp.ClientResponse]:
+def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AbstractAsyncContextManager[Upstream]:
     """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s)
     headers = {
         "Content-Type": "application/json",
-        "Accept-Encoding": "identity",
         "X-Request-Id": lease.request_id,
         **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
     }
-    body = outgoing.body
-    async with aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(str(lease.socket_path), force_close=True),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=timeout,
-        auto_decompress=False,
-    ) as session:
-        response = await session.post(
-            _ORIGIN.with_path(outgoing.path),
-            data=body if len(body) <= _RAW_BODY_BYTES else io.BytesIO(body),
-            headers=headers,
-            allow_redirects=False,
-        )
-        try:
-            yield response
-        finally:
-            response.close()
+    return post(lease.socket_path, outgoing.path, headers, outgoing.body, connect_s=connect_s)
 
 
-def _has_length(upstream: aiohttp.ClientResponse) -> bool:
-    return "Content-Length" in upstream.headers or "chunked" in upstream.headers.get("Transfer-Encoding", "")
-
-
-async def _read_up_to(upstream: aiohttp.ClientResponse, size_bytes: int) -> bytes:
-    """The body's beginning: all of it, or at least `size_bytes`."""
-    parts = bytearray()
-    while len(parts) < size_bytes and not upstream.content.at_eof():
-        parts += await upstream.content.readany()
-    return bytes(parts)
-
-
-async def _read_to_end(upstream: aiohttp.ClientResponse, deadline_s: float) -> None:
+async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:
     """Let the worker finish by itself what is already whole for the client."""
-    with suppress(aiohttp.ClientError, OSError):
+    with suppress(UpstreamError, TimeoutError):
         async with asyncio.timeout(deadline_s):
-            async for _ in upstream.content.iter_any():
+            while await upstream.read():
                 pass
 
 
-async def _envelope_of(upstream: aiohttp.ClientResponse) -> dict[str, Any]:
+async def _envelope_of(upstream: Upstream) -> dict[str, Any]:
     """The error a worker answered with, in its own words if it has any."""
-    body = await _read_up_to(upstream, _ERROR_BODY_BYTES)
+    body = await upstream.read_up_to(_ERROR_BODY_BYTES)
     try:
         answer = msgspec.json.decode(body)
     except msgspec.DecodeError:

@@ -16,6 +16,9 @@ from aiohttp import web
 
 WRITE_DEADLINE_S = 60.0
 COMMENT_EVERY_S = 15.0
+EASY_BYTES = 16 * 1024
+"""With no more than this unsent, the transport takes a write at once: asyncio's low-water mark, below which it
+never asks to wait."""
 
 EVENT_STREAM = "text/event-stream"
 _EVENT_STREAM_HEADERS = {
@@ -69,12 +72,12 @@ class ClientStream:
         """Write a part of the answer; of an event stream, whole events only."""
         await self.open()
         self.answered = True
-        await self._bounded(self.response.write(data))
+        await self._write(data)
 
     async def comment(self) -> None:
         """Write a comment, which event stream readers ignore."""
         await self.open()
-        await self._bounded(self.response.write(_COMMENT))
+        await self._write(_COMMENT)
 
     async def fail(self, envelope: Mapping[str, Any]) -> web.StreamResponse:
         """End an event stream with an error event, and without `[DONE]`."""
@@ -85,6 +88,17 @@ class ClientStream:
         self.finished = True
         await self._bounded(self.response.write_eof())
         return self.response
+
+    async def _write(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is None or transport.get_write_buffer_size() + len(data) > EASY_BYTES:
+            await self._bounded(self.response.write(data))
+            return
+        # Cannot wait, so it needs no deadline; a timer per event costs more than the write.
+        try:
+            await self.response.write(data)
+        except ConnectionError:
+            raise client_gone() from None
 
     async def _bounded(self, write: Awaitable[object]) -> None:
         """Await a write. Raises `CancelledError` if the client is gone or takes nothing until the deadline."""

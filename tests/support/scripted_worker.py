@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+PROGRESS_EVERY_S = 0.25
 DEFAULTS = {"tokens": 3, "gap_s": 0.0, "die_after": -1, "stop_after": -1, "status": 200, "half_after": -1}
 
 
@@ -27,9 +28,16 @@ class Script:
         self.control = control
         self.settings = settings
         self.batches = 0
+        self.next_progress_s = 0.0
 
     def say(self, **message: object) -> None:
         self.control.sendall(json.dumps(message).encode() + b"\n")
+
+    def say_progress(self) -> None:
+        """At most a few times a second, as a real worker does."""
+        if time.monotonic() >= self.next_progress_s:
+            self.next_progress_s = time.monotonic() + PROGRESS_EVERY_S
+            self.say(type="progress", batches=self.batches)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -64,7 +72,7 @@ class Script:
                 os.kill(os.getpid(), signal.SIGSTOP)
             await asyncio.sleep(order["gap_s"])
             self.batches += 1
-            self.say(type="progress", batches=self.batches)
+            self.say_progress()
             sent += 1
             if body.get("stream"):
                 chunk = {"choices": [{"index": 0, "delta": {"content": f"t{number} "}}]}
