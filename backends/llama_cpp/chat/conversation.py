@@ -19,7 +19,7 @@ from backends.llama_cpp.chat.families import GENERIC, Family, Format, family_of
 from backends.llama_cpp.chat.harmony import Harmony
 from backends.llama_cpp.chat.messages import Message, ToolCall, call_arguments, message_text
 from backends.llama_cpp.chat.reader import Reading
-from backends.llama_cpp.chat.reasoning import Tags, opened_by, tags_of
+from backends.llama_cpp.chat.reasoning import Tags, opening_of, tags_of
 from backends.llama_cpp.chat.template import ChatTemplate
 from backends.llama_cpp.chat.tools import Tool
 
@@ -84,11 +84,15 @@ class Chat:
             more, inside = _harmony_continuation(continued)
             reading = Reading(Harmony(raw_reasoning=raw, inside=inside), choice.callable or choice.tools)
         else:
-            more, opened = "", self.tags is not None and opened_by(prompt, self.tags)
+            more, tags = "", self.tags
+            opening = opening_of(prompt, tags) if tags else ""
             if continued is not None:
-                more, opened = _continuation(continued, self.tags, opened=opened)
+                more, opening = _continuation(continued, tags, opening)
+                # Words that went before leave no place for reasoning.
+                tags = tags if opening else None
             calls = None if choice.must is Must.NONE else form
-            reading = Reading(calls, choice.callable or choice.tools, self.tags, opened=opened, raw_reasoning=raw)
+            ends = self.family is not None and self.family.calls_end_reasoning
+            reading = Reading(calls, choice.callable or choice.tools, tags, opening, raw, ends)
         return Rendered(prompt + more, reading, choice, form)
 
     def _messages(self, messages: Sequence[Message]) -> list[dict[str, object]]:
@@ -216,18 +220,19 @@ def _as_parts(content: object) -> list[object]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def _continuation(message: Message, tags: Tags | None, *, opened: bool) -> tuple[str, bool]:
-    """The text of a message that the model goes on with, and whether it ends inside the reasoning."""
+def _continuation(message: Message, tags: Tags | None, opening: str) -> tuple[str, str]:
+    """The text of a message that the model goes on with, and the reasoning's opening if the text ends inside it."""
     text, thought = message_text(message), message.reasoning_content or ""
     if tags is None:
-        return text, False
-    if thought and not opened:
-        thought = f"{tags.open}\n{thought}"
+        return text, ""
+    if thought and not opening:
+        opening = f"{tags.open}\n"
+        thought = opening + thought
     if not text and thought:
-        return thought, True
-    if thought or opened:
-        return f"{thought}\n{tags.close}\n\n{text}", False
-    return text, False
+        return thought, opening
+    if opening:
+        return f"{thought}\n{tags.close}\n\n{text}", ""
+    return text, ""
 
 
 def _harmony_continuation(message: Message | None) -> tuple[str, Callable[[str], Event] | None]:

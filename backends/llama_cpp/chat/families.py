@@ -22,11 +22,18 @@ class Format(Protocol):
     """How a family writes its calls."""
 
     @property
-    def visible(self) -> tuple[str, ...]: ...
+    def visible(self) -> tuple[str, ...]:
+        """The markers that may be control tokens."""
 
-    def write(self, calls: Sequence[Call]) -> str: ...
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What a call begins with."""
 
-    def parse(self, source: Source, tools: Tools) -> Parse[None]: ...
+    def write(self, calls: Sequence[Call]) -> str:
+        """Calls as the family writes them."""
+
+    def parse(self, source: Source, tools: Tools) -> Parse[None]:
+        """Content and calls until the text ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,13 @@ class Family:
     format: Format
     unless: str = ""
     """A text that shows another family, with no entry of its own."""
+    calls_end_reasoning: bool = False
+    """Its models are known to call before they have ended their reasoning."""
 
 
 _XML_HEADER = re.compile(r"\s*<function=(?P<name>[^\s>]+)>")
 _XML_KEY = re.compile(r"\s*<parameter=(?P<key>[^\n>]+)>")
-_XML_WRITE = ("\n<function={name}>", "<parameter={key}>", "</function>", True)
+_XML_WRITE = ("\n<function={name}>", "<parameter={key}>", "</function>")
 _MISTRAL_HEADER = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?(?=\{)")
 _KIMI_HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
 
@@ -52,7 +61,10 @@ FAMILIES = (
     Family(
         "qwen3-coder",
         ("<tool_call>", "<function=", "<parameter="),
-        TaggedCalls("<tool_call>", "</tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", *_XML_WRITE),
+        TaggedCalls(
+            "<tool_call>", "</tool_call>", _XML_HEADER, _XML_KEY, "</parameter>", *_XML_WRITE, True, "<function="
+        ),
+        calls_end_reasoning=True,
     ),
     Family(
         "seed-oss",
@@ -97,6 +109,7 @@ FAMILIES = (
             "<|tool_call_end|>",
             section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
         ),
+        calls_end_reasoning=True,
     ),
     Family(
         "deepseek-v3",
@@ -126,12 +139,19 @@ FAMILIES = (
     Family("mistral", ("[TOOL_CALLS]", "[ARGS]"), NamedCalls("[TOOL_CALLS]", _MISTRAL_HEADER, "", "[ARGS]")),
     Family("mistral-nemo", ("[TOOL_CALLS]",), JsonCalls(("[TOOL_CALLS]",), array=True)),
     Family("nemotron", ("<TOOLCALL>",), JsonCalls(("<TOOLCALL>",), "</TOOLCALL>", array=True)),
-    Family("granite", ("<|tool_call|>",), JsonCalls(("<|tool_call|>",), array=True)),
+    Family(
+        "granite", ("<|tool_call|>",), JsonCalls(("<|tool_call|>",), array=True, silent=("<response>", "</response>"))
+    ),
     Family(
         "command-r",
         ("<|START_ACTION|>", "tool_name"),
         JsonCalls(
-            ("<|START_ACTION|>",), "<|END_ACTION|>", name_key="tool_name", arguments_key="parameters", array=True
+            ("<|START_ACTION|>",),
+            "<|END_ACTION|>",
+            name_key="tool_name",
+            arguments_key="parameters",
+            array=True,
+            silent=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
         ),
     ),
     Family("apriel", ("<tool_calls>[",), JsonCalls(("<tool_calls>",), "</tool_calls>", array=True)),

@@ -20,6 +20,11 @@ _ENDS = (_END, "<|return|>", "<|call|>", _START)
 _BEGINNINGS = (_START, _CHANNEL, _MESSAGE, "to=", "assistant", "<|constrain|>")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*([a-z]+)")
+_TO = r"(?:\s*to=[^\s<]+)?"
+_HEADER = re.compile(
+    rf"\s*(?:<\|start\|>)?(?:assistant)?{_TO}(?:<\|channel\|>\s*[a-z]+{_TO})*\s*(?:<\|constrain\|>)?\s*[\w-]*\s*"
+)
+"""Its last word says what the message is written in."""
 _HEADER_WORDS = (_START, _CHANNEL, "<|constrain|>", "assistant", "analysis", "commentary", "final", "json", "to=")
 _HEADER_WORD = re.compile("|".join(map(re.escape, _HEADER_WORDS[:-1])) + r"|\bto=\S+")
 
@@ -36,6 +41,11 @@ class Harmony:
     def visible(self) -> tuple[str, ...]:
         """The markers that are control tokens."""
         return (_START, _CHANNEL, _MESSAGE, _END, "<|constrain|>")
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """Reasoning is a message of its own here, so that no call can come inside it."""
+        return ()
 
     def write(self, calls: Sequence[Call]) -> str:
         """Calls as the family writes them."""
@@ -82,8 +92,9 @@ class Harmony:
             rest = source.text.lstrip()
             begins = any(rest.startswith(one) or one.startswith(rest) for one in _BEGINNINGS)
             end = source.text[:MAX_HEADER_CHARS].find(_MESSAGE)
-            if begins and end >= 0:
+            if begins and end >= 0 and _HEADER.fullmatch(source.text[:end]):
                 return source.take(end + len(_MESSAGE))
+            begins = begins and end < 0
             if begins and source.closed and _is_cut_header(rest):
                 # A header that was cut off is markup and nobody's words.
                 source.take(len(source.text))
@@ -101,8 +112,9 @@ def _is_cut_header(text: str) -> bool:
 
 def _make(header: str, tools: Tools, *, raw: bool) -> Callable[[str], Event] | None:
     """What a message's body is; None for what has no place in an answer and is shown with its header."""
-    recipient, channel = _RECIPIENT.search(header), _CHANNEL_NAME.search(header)
-    name = channel.group(1) if channel else "final"
+    recipient = _RECIPIENT.search(header)
+    # gpt-oss sometimes names a channel and then another; the last counts.
+    name = next(reversed(_CHANNEL_NAME.findall(header)), "final")
     if recipient is not None and recipient.group(1) != "assistant":
         return Arguments if recipient.group(1) in tools else None
     if name == "analysis":

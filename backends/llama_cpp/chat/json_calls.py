@@ -29,11 +29,18 @@ class JsonCalls:
     """The family writes its calls as one array."""
     bare: bool = False
     """An answer that begins with an object may be a call without any marker."""
+    silent: tuple[str, ...] = ()
+    """Markup around content, which nobody is to read."""
 
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
         return (*self.markers, self.close) if self.close else self.markers
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What a call begins with."""
+        return self.markers
 
     def write(self, calls: Sequence[Call]) -> str:
         """Calls as the family writes them."""
@@ -52,9 +59,11 @@ class JsonCalls:
         if self.bare and (yield from skip_space(source)) and source.text[0] in "{[":
             called = yield from self._calls(source, tools)
         while self.markers:
-            found = yield from text_before(source, self.markers, Content, trim=called)
+            found = yield from text_before(source, self.markers + self.silent, Content, trim=called)
             if found is None:
                 return
+            if found.marker in self.silent:
+                continue
             made = yield from self._calls(source, tools)
             called |= made
             if not made:

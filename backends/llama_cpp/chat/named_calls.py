@@ -41,6 +41,11 @@ class NamedCalls:
         parts = (self.open, self.prefix, self.separator, self.close, *self.section)
         return tuple(marker for part in parts for marker in re.findall(r"<[^<>\n]+>|\[[A-Z_]+\]", part))
 
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What a call begins with."""
+        return (self.section[0], self.open) if self.section[0] else (self.open,)
+
     def write(self, calls: Sequence[Call]) -> str:
         """Calls as the family writes them."""
         begin, end = self.section
@@ -54,10 +59,9 @@ class NamedCalls:
     def parse(self, source: Source, tools: Tools) -> Parse[None]:
         """Content and calls until the text ends."""
         begin, end = self.section
-        markers = (begin, self.open) if begin else (self.open,)
         called = False
         while True:
-            found = yield from text_before(source, markers, Content, trim=called)
+            found = yield from text_before(source, self.openers, Content, trim=called)
             if found is None:
                 return
             taken = found.space + found.marker

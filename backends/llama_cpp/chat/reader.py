@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Content
 from backends.llama_cpp.chat.families import Format
-from backends.llama_cpp.chat.reasoning import Tags, parse_reasoning
+from backends.llama_cpp.chat.reasoning import Calls, Tags, parse_reasoning
 from backends.llama_cpp.chat.source import Parse, Reader, Source, text_before
 from backends.llama_cpp.chat.tools import Tools
 
@@ -19,10 +19,12 @@ class Reading:
     """None takes everything after the reasoning for content."""
     tools: Tools | None = None
     tags: Tags | None = None
-    opened: bool = False
-    """The prompt ends inside the reasoning."""
+    opening: str = ""
+    """The end of a prompt that ends inside the reasoning."""
     raw_reasoning: bool = False
     """The reasoning between the tags stays in the content."""
+    calls_end_reasoning: bool = False
+    """A call may come before the reasoning has ended."""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -36,8 +38,16 @@ class Reading:
 
     def _parse(self, source: Source) -> Parse[None]:
         if self.tags is not None:
-            yield from parse_reasoning(source, self.tags, opened=self.opened, raw=self.raw_reasoning)
+            yield from parse_reasoning(
+                source, self.tags, opening=self.opening, raw=self.raw_reasoning, calls=self._calls()
+            )
         if self.format is None:
             yield from text_before(source, (), Content)
         else:
             yield from self.format.parse(source, self.tools or {})
+
+    def _calls(self) -> Calls | None:
+        form = self.format
+        if form is None or not self.calls_end_reasoning:
+            return None
+        return Calls(form.openers, lambda source: form.parse(source, self.tools or {}))

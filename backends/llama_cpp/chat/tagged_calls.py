@@ -36,12 +36,19 @@ class TaggedCalls:
     """What ends one call, where `close` ends all."""
     newlines: bool = False
     """Values are written on lines of their own."""
+    without_open: str = ""
+    """A beginning of the header that may come without `open`, which some models forget."""
 
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
         markers = [self.open, self.close, self.end_value]
         return tuple(dict.fromkeys([*markers, *re.findall(r"</?[a-z_]+>", self.key.pattern)]))
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What a call begins with."""
+        return (self.open, self.without_open) if self.without_open else (self.open,)
 
     def write(self, calls: Sequence[Call]) -> str:
         """Calls as the family writes them."""
@@ -63,12 +70,15 @@ class TaggedCalls:
         """Content and calls until the text ends."""
         called = False
         while True:
-            found = yield from text_before(source, (self.open,), Content, trim=called)
+            found = yield from text_before(source, self.openers, Content, trim=called)
             if found is None:
                 return
+            if found.marker == self.without_open:
+                source.text = found.marker + source.text
             made = yield from self._call(source, tools)
             if not made:
                 yield Content(found.space + found.marker)
+                source.text = source.text.removeprefix(self.without_open if found.marker != self.open else "")
                 continue
             called = True
             while self.end_call and (yield from self._call(source, tools)):
@@ -122,18 +132,18 @@ class TaggedCalls:
         return bool(ended)
 
     def _text(self, source: Source) -> Parse[bool]:
-        """A string's pieces, as they come. One newline on either side belongs to the markup."""
+        """A string's pieces, as they come. A newline before them belongs to the markup, and then one after them."""
         yield Arguments('"')
         while not source.text and not source.closed:
             yield None
-        if source.text.startswith("\n"):
-            source.take(1)
+        newline = "\n" if source.text.startswith("\n") else ""
+        source.take(len(newline))
         found = False
         while not found:
             start = source.text.find(self.end_value)
             found = start >= 0
             if found:
-                text = source.take(start).removesuffix("\n")
+                text = source.take(start).removesuffix(newline)
                 source.take(len(self.end_value))
             elif source.closed:
                 text = source.take(len(source.text))

@@ -81,7 +81,7 @@ READINGS = [
         "I start inside.\n</think>\nHello.",
         "Hello.",
         reasoning="I start inside.",
-        reading=Reading(format_of("hermes"), TOOLS, THINK, opened=True),
+        reading=Reading(format_of("hermes"), TOOLS, THINK, "<think>\n"),
     ),
 ]
 LLAMA_3 = [
@@ -117,6 +117,12 @@ OTHERS = [
         '"parameters": {"a": 1, "b": 2}}\n]<|END_ACTION|>',
         calls=(SUM,),
         reasoning="Plan.",
+        reading=Reading(format_of("command-r"), TOOLS, COHERE_THINK),
+    ),
+    Said(
+        "command-r",
+        "<|START_RESPONSE|>Hello<|END_RESPONSE|>",
+        "Hello",
         reading=Reading(format_of("command-r"), TOOLS, COHERE_THINK),
     ),
     Said("apriel", f"<tool_calls>[{SUM_JSON}]</tool_calls>", calls=(SUM,)),

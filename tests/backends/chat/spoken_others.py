@@ -86,6 +86,28 @@ CODER = [
         "</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
         calls=(("add", '{"a": 1, "b": "two"}'), ("now", "{}")),
     ),
+    # What its models forget: the first marker, and the end of their reasoning.
+    Said(
+        "qwen3-coder",
+        "Ok.\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+        "Ok.",
+        (("add", '{"a": 1}'),),
+    ),
+    Said("qwen3-coder", "Write <function=fly> here", "Write <function=fly> here"),
+    Said(
+        "qwen3-coder",
+        "<think>I use <tool_call> now.\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        "",
+        (("now", "{}"),),
+        "I use <tool_call> now.",
+        reading=Reading(format_of("qwen3-coder"), TOOLS, THINK, calls_end_reasoning=True),
+    ),
+    Said(
+        "qwen3-coder",
+        "a <tool_call> b </think>c",
+        "<think>a <tool_call> b </think>c",
+        reading=Reading(format_of("qwen3-coder"), TOOLS, THINK, "<think>", True, calls_end_reasoning=True),
+    ),
     Said("qwen3-coder", "<tool_call>\n<function=fly>\n</function>", "<tool_call>\n<function=fly>\n</function>"),
     Said(
         "qwen3-coder",
@@ -102,6 +124,11 @@ CODER = [
         "qwen3-coder",
         "<tool_call>\n<function=add>\n<parameter=a>True</parameter><parameter=b>NaN</parameter></function></tool_call>",
         calls=(("add", '{"a": true, "b": "NaN"}'),),
+    ),
+    Said(
+        "seed-oss",
+        "<seed:tool_call>\n<function=write>\n<parameter=text>a\n</parameter>\n</function>\n</seed:tool_call>",
+        calls=(("write", '{"text": "a\\n"}'),),
     ),
     Said(
         "seed-oss",
@@ -167,6 +194,7 @@ HARMONY = [
         "<|channel|>commentary to=browser.search<|message|>{}",
         "<|channel|>commentary to=browser.search<|message|>{}",
     ),
+    Said("gpt-oss", "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.", reasoning="Hm."),
     Said("gpt-oss", "Plain words.", "Plain words."),
     Said("gpt-oss", "<|channel|>final<|message|>cut<|end|><|start|>assist", "cut"),
     Said(

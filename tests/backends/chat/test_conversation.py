@@ -140,7 +140,7 @@ def test_what_a_model_broke_goes_back_to_it_as_it_was() -> None:
 def test_the_fields_about_thinking_and_the_prompt_reach_the_template(fields: dict[str, Any], ends: str) -> None:
     rendered = render(HERMES, [USER], **fields)
     assert rendered.prompt.endswith(ends)
-    assert rendered.reading.opened is ends.endswith("<think>\n")
+    assert bool(rendered.reading.opening) is ends.endswith("<think>\n")
 
 
 def test_reasoning_effort_reaches_the_template() -> None:
@@ -165,7 +165,7 @@ def test_a_last_message_of_the_assistant_is_continued(
 ) -> None:
     rendered = render(HERMES, [USER, {"role": "assistant", **last}], **fields)
     assert rendered.prompt == "<user>Time?" + ends
-    assert rendered.reading.opened is opened
+    assert bool(rendered.reading.opening) is opened
 
 
 def test_gpt_oss_thinks_in_a_channel_and_continues_in_one() -> None:

