@@ -44,11 +44,11 @@ EXTEND_S = 10.0
 """While the daemon drains, the service manager is told this often that it needs this much longer."""
 
 
-def run(config: Config, backends: Mapping[str, Backend] | None = None) -> int:
+def run(config: Config, backends: Mapping[str, Backend] | None = None, *, lifeline_fd: int | None = None) -> int:
     """Run the daemon until it is told to stop; returns the exit code. Raises `StartupError`.
 
-    The file that `config` came from, if any, is watched. The addresses of `config` stay in force whatever a
-    changed file says.
+    The file that `config` came from, if any, is watched. The addresses of `config` stay in force whatever a changed
+    file says. The end of file on `lifeline_fd`, a pipe or a socket, counts as a SIGTERM.
     """
     logs.set_up()
     os.umask(0o077)
@@ -65,7 +65,7 @@ def run(config: Config, backends: Mapping[str, Backend] | None = None) -> int:
         known = installed_backends() if backends is None else backends
 
         async def main() -> int:
-            return await _Daemon(config, known, sockets_dir).main()
+            return await _Daemon(config, known, sockets_dir, lifeline_fd).main()
 
         try:
             return asyncio.run(main())
@@ -94,10 +94,13 @@ def _sockets_dir(runtime_dir: Path) -> Iterator[Path]:
 class _Daemon:
     """One run of the daemon. Made inside its event loop."""
 
-    def __init__(self, config: Config, backends: Mapping[str, Backend], sockets_dir: Path) -> None:
+    def __init__(
+        self, config: Config, backends: Mapping[str, Backend], sockets_dir: Path, lifeline_fd: int | None
+    ) -> None:
         self._path = config.path
         self._config = config
         self._backends = backends
+        self._lifeline_fd = lifeline_fd
         self._notifier = Notifier.take_from(os.environ)
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
@@ -111,7 +114,7 @@ class _Daemon:
         sockets = activation.take_sockets(os.environ, os.getpid())
         async with asyncio.TaskGroup() as root:
             pool = root.create_task(self._pool.run(), name="pool")
-            with self._signals(pool):
+            with self._signals(pool), self._lifeline():
                 await self._pool.configure(self._config)
                 async with serve(app, self._config.server.listen, sockets=sockets) as addresses:
                     log.info("serving", addresses=addresses, models=len(self._config.models), version=__version__)
@@ -158,6 +161,29 @@ class _Daemon:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+
+    @contextlib.contextmanager
+    def _lifeline(self) -> Iterator[None]:
+        """Stop when whoever holds the other end of the pipe is gone. What is written to it has no meaning."""
+        fd = self._lifeline_fd
+        if fd is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+
+        def on_readable() -> None:
+            if not os.read(fd, 4096):
+                loop.remove_reader(fd)
+                self._stop.set()
+
+        try:
+            loop.add_reader(fd, on_readable)
+        except OSError as error:
+            raise StartupError(f"cannot wait for the end of the standard input: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            loop.remove_reader(fd)
 
     # -- configuration -----------------------------------------------------------------------------------------
 

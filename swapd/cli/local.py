@@ -27,6 +27,7 @@ from swapd.pool.devices import Device, budgets, discover
 
 FILE_BACKEND = "llama_cpp"
 """What a bare GGUF file is measured for."""
+STANDARD_INPUT = 0
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -35,15 +36,16 @@ def serve(arguments: argparse.Namespace) -> int:
     from swapd.daemon import run
     from swapd.demo import demo_config
 
+    lifeline_fd = STANDARD_INPUT if arguments.stop_at_eof else None
     if arguments.demo:
         with tempfile.TemporaryDirectory(prefix="demo-") as directory:
-            return run(_listening_at(demo_config(Path(directory)), arguments.listen))
+            return run(_listening_at(demo_config(Path(directory)), arguments.listen), lifeline_fd=lifeline_fd)
     path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
     if path is None:
         raise CommandError(
             f"there is no configuration: write {SYSTEM_CONFIG}, name one with --config, or try swapd serve --demo"
         )
-    return run(_listening_at(load(path, installed_backends()), arguments.listen))
+    return run(_listening_at(load(path, installed_backends()), arguments.listen), lifeline_fd=lifeline_fd)
 
 
 def _listening_at(config: Config, listen: str | None) -> Config:

@@ -33,6 +33,7 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     source.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
     source.add_argument("--demo", action="store_true", help="serve the demonstration list instead of a file")
     serve.add_argument("--listen", metavar="HOST:PORT", type=_listen, help="in place of server.listen")
+    serve.add_argument("--stop-at-eof", action="store_true", help="also stop when the standard input ends")
 
     _add(commands, "demo", "tour:demo", "start a daemon, ask two models in turn, watch them being swapped")
 

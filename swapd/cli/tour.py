@@ -1,7 +1,8 @@
 """The command `swapd demo`: a daemon of its own, three questions to two models, and what that did to memory.
 
-Owns the child process and its directory, and leaves neither behind. The daemon listens on a Unix socket, so
-the tour needs no free port, and says over the service manager's protocol when it is ready, so nothing polls.
+Owns the child process and its directory, and leaves neither behind (killed by SIGKILL, the directory only).
+The daemon listens on a Unix socket, so the tour needs no free port, and says over the service manager's protocol
+when it is ready, so nothing polls.
 """
 
 from __future__ import annotations
@@ -107,8 +108,11 @@ async def _daemon(directory: Path, address: str) -> AsyncIterator[None]:
         receiver.setblocking(False)
         receiver.bind(str(directory / "notify"))
         environment = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), "TMPDIR": str(directory)}
-        command = (sys.executable, "-m", "swapd", "serve", "--demo", "--listen", address)
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
+        command = (sys.executable, "-m", "swapd", "serve", "--demo", "--stop-at-eof", "--listen", address)
+        # The pipe at its standard input is a lifeline: however this process ends, the daemon sees the pipe's end.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
         try:
             await _until_ready(receiver, process, log_path)
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
+from support.running_pool import gone
 
 SWAPD = (sys.executable, "-m", "swapd")
 TIMEOUT_S = 100
@@ -57,7 +60,9 @@ def serving(place: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[bytes], 
 
 def fails(environment: dict[str, str], *argv: str) -> str:
     """Run a command that must fail with exit code 1 and one line, and return that line."""
-    done = subprocess.run([*SWAPD, *argv], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(
+        [*SWAPD, *argv], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
     lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # logs are JSON here
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1, done.stderr
@@ -69,6 +74,11 @@ def test_an_occupied_port_is_one_line(place: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         line = fails(own_environment(place), "serve", "--demo", "--listen", address)
     assert line == f"swapd: cannot listen on {address}: Address already in use"
+
+
+def test_a_standard_input_that_cannot_end_is_one_line(place: Path) -> None:
+    line = fails(own_environment(place), "serve", "--demo", "--listen", f"unix:{place}/http", "--stop-at-eof")
+    assert line == "swapd: cannot wait for the end of the standard input: Operation not permitted"
 
 
 def test_an_unwritable_runtime_directory_is_one_line(place: Path) -> None:
@@ -120,3 +130,20 @@ def test_the_demo_swaps_twice_and_leaves_nothing_behind(place: Path) -> None:
     assert evicted == ["smollm2-a", "smollm2-b"]
     assert len(re.findall(r"^smollm2-\w answers: \w+", done.stdout, re.MULTILINE)) == 3
     assert list((place / "tmp").iterdir()) == []
+
+
+async def test_a_killed_demo_takes_its_daemon_and_worker_along(place: Path) -> None:
+    demo = await asyncio.create_subprocess_exec(
+        *SWAPD, "demo", env=own_environment(place), stdout=asyncio.subprocess.PIPE
+    )
+    assert demo.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            await demo.stdout.readuntil(b" answers: ")
+            await demo.stdout.readexactly(1)
+        children = [child.pid for child in psutil.Process(demo.pid).children(recursive=True)]
+        assert len(children) >= 2
+    finally:
+        demo.kill()
+        await demo.wait()
+    await asyncio.wait_for(asyncio.gather(*(gone(pid) for pid in children)), 20)
