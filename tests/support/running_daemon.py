@@ -147,10 +147,10 @@ class Stream:
         return None
 
 
-async def chat(url: str, model: str, words: str, into: Stream | None = None) -> Stream:
+async def chat(url: str, model: str, words: str, into: Stream | None = None, **fields: object) -> Stream:
     """One streamed chat request, read to its end."""
     stream = Stream() if into is None else into
-    body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": True}
+    body = {"model": model, "messages": [{"role": "user", "content": words}], "stream": True, **fields}
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
