@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,31 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
     async with running_daemon(tmp_path, CONFIG.format(dir=tmp_path, model=MODEL)) as daemon:
         async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as one:
             yield one
+
+
+async def test_a_conversation_with_a_tools_result_goes_on_in_words(client: openai.AsyncOpenAI) -> None:
+    call: Any = {
+        "id": "call00001",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": json.dumps({"city": "Oslo"})},
+    }
+    messages: Any = [
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00001", "content": "Snow, minus 3 degrees."},
+    ]
+    for model in ("smol", "hermes"):
+        asked: Any = {"model": model, "messages": messages, "tools": [TOOL], "max_tokens": 60, "temperature": 0}
+        async with client.chat.completions.stream(**asked) as stream:
+            (choice,) = (await stream.get_final_completion()).choices
+        assert choice.message.content or choice.message.tool_calls
+        assert (choice.finish_reason == "tool_calls") <= bool(choice.message.tool_calls)
+        for made in choice.message.tool_calls or ():
+            assert made.function.name == "get_weather"
+
+
+async def test_a_bad_tool_is_400_with_its_field(client: openai.AsyncOpenAI) -> None:
+    bad: Any = {"type": "function", "function": {"name": "no spaces"}}
+    with pytest.raises(openai.BadRequestError) as refusal:
+        await client.chat.completions.create(model="smol", messages=[{"role": "user", "content": "Hi"}], tools=[bad])
+    assert refusal.value.param == "tools[0].function.name"

@@ -10,6 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from backends.llama_cpp.chat.converted_calls import (
+    ConvertedCalls,
+    read_apertus,
+    read_gemma,
+    read_python,
+    write_apertus,
+    write_gemma,
+    write_python,
+)
 from backends.llama_cpp.chat.harmony import Harmony
 from backends.llama_cpp.chat.json_calls import JsonCalls
 from backends.llama_cpp.chat.named_calls import NamedCalls
@@ -52,6 +61,22 @@ _XML_KEY = re.compile(r"\s*<parameter=(?P<key>[^\n>]+)>")
 _XML_WRITE = ("\n<function={name}>", "<parameter={key}>", "</function>")
 _MISTRAL_HEADER = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?(?=\{)")
 _KIMI_HEADER = re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<]+):\d+)\s*<\|tool_call_argument_begin\|>")
+
+
+def _dsml(section: str) -> TaggedCalls:
+    return TaggedCalls(
+        f"<｜DSML｜{section}>",
+        f"</｜DSML｜{section}>",
+        re.compile(r'\s*<｜DSML｜invoke name="(?P<name>[^"]+)">'),
+        re.compile(r'\s*<｜DSML｜parameter name="(?P<key>[^"]+)"(?: string="(?:true|false)")?>'),
+        "</｜DSML｜parameter>",
+        '\n<｜DSML｜invoke name="{name}">',
+        '<｜DSML｜parameter name="{key}" string="{is_text}">',
+        "</｜DSML｜invoke>",
+    )
+
+
+_LFM2 = ConvertedCalls("<|tool_call_start|>", "<|tool_call_end|>", read_python, write_python)
 
 GENERIC = Family("generic", (), JsonCalls(bare=True))
 """Our own form, for a template that knows no tools or a family that is not in the table."""
@@ -136,6 +161,12 @@ FAMILIES = (
             section=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         ),
     ),
+    Family(
+        "deepseek-v3.2",
+        ("dsml_token", "DSML", "function_calls"),
+        _dsml("function_calls"),
+    ),
+    Family("deepseek-v4", ("dsml_token", "DSML", "tool_calls"), _dsml("tool_calls")),
     Family("mistral", ("[TOOL_CALLS]", "[ARGS]"), NamedCalls("[TOOL_CALLS]", _MISTRAL_HEADER, "", "[ARGS]")),
     Family("mistral-nemo", ("[TOOL_CALLS]",), JsonCalls(("[TOOL_CALLS]",), array=True)),
     Family("nemotron", ("<TOOLCALL>",), JsonCalls(("<TOOLCALL>",), "</TOOLCALL>", array=True)),
@@ -159,6 +190,18 @@ FAMILIES = (
     Family("gigachat", ("<|function_call|>",), JsonCalls(("<|function_call|>",))),
     Family("firefunction", ("functools[",), JsonCalls(("functools",), array=True)),
     Family("hermes", ("<tool_call>",), JsonCalls(("<tool_call>",), "</tool_call>"), unless="]<]minimax[>["),
+    Family(
+        "gemma-4",
+        ("<|tool_call>call:", "<tool_call|>"),
+        ConvertedCalls("<|tool_call>call:", "<tool_call|>", read_gemma, write_gemma),
+    ),
+    Family("lfm2", ("<|tool_list_start|>",), _LFM2),
+    Family("lfm2.5", ("List of tools: [",), _LFM2),
+    Family(
+        "apertus",
+        ("<|tools_prefix|>", "<|tools_suffix|>"),
+        ConvertedCalls("<|tools_prefix|>", "<|tools_suffix|>", read_apertus, write_apertus),
+    ),
     Family(
         "functionary-v3.1",
         ("<function=", "</function>"),

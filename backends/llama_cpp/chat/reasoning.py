@@ -28,6 +28,7 @@ TAGS = (
     Tags("<mm:think>", "</mm:think>"),
     Tags("<|inner_prefix|>", "<|inner_suffix|>"),
     Tags("◁think▷", "◁/think▷"),
+    Tags("<|channel>thought", "<channel|>"),
     Tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
     Tags("<thinking>", "</thinking>"),
 )

@@ -31,7 +31,7 @@ class TaggedCalls:
     write_header: str
     """A call's beginning for writing, with `{name}`."""
     write_key: str
-    """An argument's beginning for writing, with `{key}`."""
+    """An argument's beginning for writing, with `{key}`, and `{is_text}` where it says whether the value is text."""
     end_call: str = ""
     """What ends one call, where `close` ends all."""
     newlines: bool = False
@@ -43,7 +43,8 @@ class TaggedCalls:
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
         markers = [self.open, self.close, self.end_value]
-        return tuple(dict.fromkeys([*markers, *re.findall(r"</?[a-z_]+>", self.key.pattern)]))
+        inner = re.findall(r"</?[a-z_]+>|｜[^｜]+｜", self.key.pattern)  # noqa: RUF001 -- DeepSeek's bars
+        return tuple(dict.fromkeys([*markers, *inner]))
 
     @property
     def openers(self) -> tuple[str, ...]:
@@ -55,12 +56,15 @@ class TaggedCalls:
         written = []
         for name, arguments in calls:
             values = "".join(
-                f"{self.write_key.format(key=key)}{self._written(value)}{self.end_value}\n"
+                f"{self._key_text(key, is_text=isinstance(value, str))}{self._written(value)}{self.end_value}\n"
                 for key, value in arguments.items()
             )
             end = f"{self.end_call}\n" if self.end_call else ""
             written.append(f"{self.open}{self.write_header.format(name=name)}\n{values}{end}{self.close}")
         return "\n".join(written)
+
+    def _key_text(self, key: str, *, is_text: bool) -> str:
+        return self.write_key.format(key=key, is_text="true" if is_text else "false")
 
     def _written(self, value: object) -> str:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

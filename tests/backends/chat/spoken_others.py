@@ -7,6 +7,7 @@ from spoken import MISTRAL_THINK, THINK, TOOLS, Said, format_of
 from backends.llama_cpp.chat.events import Content, Reasoning
 from backends.llama_cpp.chat.harmony import Harmony
 from backends.llama_cpp.chat.reader import Reading
+from backends.llama_cpp.chat.reasoning import tags_of
 
 PARIS = ("get_time", '{"city": "Paris"}')
 SUM = ("add", '{"a": 1, "b": 2}')
@@ -155,6 +156,52 @@ CODER = [
     Said("glm", "<tool_call>now\n</tool_call>", calls=(("now", "{}"),)),
     Said("glm", "<tool_call>fly</tool_call>", "<tool_call>fly</tool_call>"),
 ]
+NOTATIONS = [
+    Said("gemma-4", 'Ok.<|tool_call>call:get_time{city:<|"|>Paris<|"|>}<tool_call|>', "Ok.", (PARIS,)),
+    Said(
+        "gemma-4",
+        '<|tool_call>call:add{a:-1.5e3,b:{x:[true,null,<|"|>a "b" \\ {}<|"|>],y:{}}}<tool_call|>'
+        "<|tool_call>call:now{}<tool_call|>",
+        calls=(("add", '{"a": -1500.0, "b": {"x": [true, null, "a \\"b\\" \\\\ {}"], "y": {}}}'), ("now", "{}")),
+    ),
+    Said("gemma-4", "<|tool_call>call:fly{}<tool_call|>", "<|tool_call>call:fly{}<tool_call|>"),
+    Said("gemma-4", "<|tool_call>call:add{a:}<tool_call|>", "<|tool_call>call:add{a:}<tool_call|>"),
+    Said("gemma-4", "<|tool_call>call:add{a:1", "<|tool_call>call:add{a:1"),
+    Said(
+        "gemma-4",
+        "<|channel>thought\nHm.<channel|>Hello",
+        "Hello",
+        reasoning="Hm.",
+        reading=Reading(format_of("gemma-4"), TOOLS, tags_of("<channel|>")),
+    ),
+    Said(
+        "lfm2",
+        "Well.<|tool_call_start|>[get_time(city='Paris'), add(a=1, b=2), now()]<|tool_call_end|>",
+        "Well.",
+        (PARIS, SUM, ("now", "{}")),
+    ),
+    Said(
+        "lfm2",
+        '<|tool_call_start|>[write(path="a\\tb\\u00e9\\"", tags=[True, None, {"k": "v"}],)]<|tool_call_end|>',
+        calls=(("write", '{"path": "a\\tbé\\"", "tags": [true, null, {"k": "v"}]}'),),
+    ),
+    Said("lfm2", "<|tool_call_start|>[add(a=x)]<|tool_call_end|>", "<|tool_call_start|>[add(a=x)]<|tool_call_end|>"),
+    Said("lfm2", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>"),
+    Said(
+        "apertus",
+        '<|tools_prefix|>[{"get_time": {"city": "Paris"}}, {"add": {"a": 1, "b": 2}}]<|tools_suffix|>',
+        calls=(PARIS, SUM),
+    ),
+    Said("apertus", '<|tools_prefix|>["add"]<|tools_suffix|>', '<|tools_prefix|>["add"]<|tools_suffix|>'),
+    Said(
+        "deepseek-v3.2",
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_time">\n<｜DSML｜parameter name="city" string="true">Paris'
+        '</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name="add">\n<｜DSML｜parameter name="a" '
+        'string="false">1</｜DSML｜parameter>\n<｜DSML｜parameter name="b" string="false">2'
+        "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+        calls=(PARIS, SUM),
+    ),
+]
 HARMONY = [
     Said("gpt-oss", "<|channel|>final<|message|>Hello", "Hello"),
     Said(
@@ -229,4 +276,4 @@ RAW = [
     Said("plain", "<think>a</think>", "<think>a</think>", reading=Reading()),
 ]
 
-OTHER_FAMILIES = [*DEEPSEEK, *MISTRAL, *KIMI, *FUNCTIONARY, *CODER, *HARMONY, *RAW]
+OTHER_FAMILIES = [*DEEPSEEK, *MISTRAL, *KIMI, *FUNCTIONARY, *CODER, *NOTATIONS, *HARMONY, *RAW]

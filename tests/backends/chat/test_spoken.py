@@ -56,9 +56,9 @@ def test_what_is_no_call_is_never_lost(seed: int) -> None:
         reading = reading_of(said)
         parts = [said.text[a:b] for a, b in pairwise(sorted(dice.choices(range(len(said.text) + 1), k=6)))]
         dice.shuffle(parts)
-        text = "".join(part if dice.random() < 0.8 else f"word{index} " for index, part in enumerate(parts))
+        text = "".join(part if dice.random() < 0.8 else f"«word{index}» " for index, part in enumerate(parts))
         message = read(reading, [text])
         assert read(reading, list(text)) == message, text
         found = message.content + message.reasoning + "".join(name + arguments for name, arguments in message.calls)
         for word in range(len(parts)):
-            assert (f"word{word}" in text) <= (f"word{word}" in found), text
+            assert (f"«word{word}»" in text) <= (f"«word{word}»" in found), text
