@@ -272,6 +272,7 @@ def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AbstractAsyncCo
     """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
     headers = {
         "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
         "X-Request-Id": lease.request_id,
         **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
     }

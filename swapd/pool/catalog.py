@@ -25,7 +25,7 @@ ENDPOINTS: Mapping[Ability, str] = {
 }
 """Where each ability is asked for."""
 
-FileIdentity = tuple[tuple[str, int, int, int, int], ...] | None
+FilesSeen = tuple[tuple[str, int, int, int, int], ...] | None
 """Path, device, inode, size and modification time of each file; None while one is missing."""
 
 
@@ -34,7 +34,7 @@ class Entry:
     """One model, inspected: its configuration, what its file says, and how the core sees it."""
 
     model: Model
-    identity: FileIdentity
+    identity: FilesSeen
     inspection: Inspection | None
     """None when the file cannot be used; `spec.verdict` then says why."""
     spec: ModelSpec
@@ -42,7 +42,7 @@ class Entry:
 
 def inspect(model: Model, config: Config, backend: Backend, device_names: Iterable[str]) -> Entry:
     """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict."""
-    identity: FileIdentity = None
+    identity: FilesSeen = None
     inspection: Inspection | None = None
     verdict: str | None = None
     try:
@@ -56,7 +56,7 @@ def inspect(model: Model, config: Config, backend: Backend, device_names: Iterab
     return Entry(model, identity, inspection, _spec(model, config, backend, identity, inspection, None))
 
 
-def file_identity(backend: Backend, model: Model) -> FileIdentity:
+def file_identity(backend: Backend, model: Model) -> FilesSeen:
     """Changes whenever one of the model's files is replaced or written to. Raises `InvalidModelError`."""
     found = []
     for path in backend.files(model.settings):
@@ -118,7 +118,7 @@ def _spec(
     model: Model,
     config: Config,
     backend: Backend,
-    identity: FileIdentity,
+    identity: FilesSeen,
     inspection: Inspection | None,
     verdict: str | None,
 ) -> ModelSpec:
@@ -144,7 +144,7 @@ def _spec(
     )
 
 
-def _launch_key(model: Model, identity: FileIdentity) -> str:
+def _launch_key(model: Model, identity: FilesSeen) -> str:
     said = repr((model.backend, model.settings, sorted(model.env.items()), identity))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 

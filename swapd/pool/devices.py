@@ -37,11 +37,16 @@ def discover() -> tuple[Device, ...]:
 
 
 def _host_memory() -> Device:
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return Device(RAM, f"host memory, {cores} cores", *_host_bytes())
+
+
+def _host_bytes() -> tuple[int, int]:
+    """Host memory in all and free, within the limit of this container or unit."""
     memory = psutil.virtual_memory()
     limit = cgroup_limit_bytes(CGROUP_LIMIT_FILES)
     total = memory.total if limit is None else min(memory.total, limit)
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return Device(RAM, f"host memory, {cores} cores", total, min(memory.available, total))
+    return total, min(memory.available, total)
 
 
 def cgroup_limit_bytes(files: Sequence[Path]) -> int | None:
@@ -76,4 +81,4 @@ def budgets(memory: Memory, devices: Sequence[Device]) -> tuple[DeviceSpec, ...]
 
 def free_bytes(name: str) -> int | None:
     """Free bytes of one device now, by its own account; None if it cannot be told."""
-    return _host_memory().free_bytes if name == RAM else None
+    return _host_bytes()[1] if name == RAM else None

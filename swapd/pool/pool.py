@@ -317,6 +317,8 @@ class Pool:
         return self._model_status(model_id)
 
     async def _ask(self, event: Callable[[str], ev.Event]) -> None:
+        if self._ended:
+            raise _closed()
         self._sequence += 1
         ask_id = f"ask-{self._sequence}"
         self._answers[ask_id] = self._loop.create_future()

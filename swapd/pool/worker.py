@@ -7,6 +7,7 @@ group is killed and the process reaped. Must never decide whether a worker shoul
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import signal
@@ -144,9 +145,10 @@ class WorkerProcess:
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         """Keep the output pipe empty whatever the worker writes; keep the newest lines, cut to a length."""
         assert process.stdout is not None
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         partial = ""
         while chunk := await process.stdout.read(65_536):
-            *lines, partial = (partial + chunk.decode("utf-8", "replace")).split("\n")
+            *lines, partial = (partial + decode(chunk)).split("\n")
             partial = partial[:MAX_LINE_CHARS]
             for line in lines:
                 self._note_line(line)

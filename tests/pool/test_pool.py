@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -25,7 +26,9 @@ from swapd.errors import (
     UnsupportedEndpointError,
 )
 from swapd.pool.pool import Pool
+from swapd.pool.ring import Ring
 from swapd.pool.status import ModelStatus
+from swapd.pool.worker import WorkerProcess
 
 
 def status_of(pool: Pool, model_id: str) -> ModelStatus:
@@ -383,3 +386,26 @@ async def test_a_worker_killed_by_a_person_while_idle_is_loaded_again(tmp_path: 
 async def test_the_heartbeat_proves_that_the_loop_takes_events(tmp_path: Path) -> None:
     async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, _):
         await asyncio.wait_for(pool.heartbeat(), 1)
+
+
+async def test_after_the_end_whoever_asks_is_told_so_at_once(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, _):
+        pass
+    for asking in (pool.load("a"), pool.unload("a"), one_request(pool, "a"), pool.heartbeat()):
+        with pytest.raises(ShuttingDownError):
+            await asyncio.wait_for(asking, 5)
+
+
+async def test_a_letter_that_arrives_in_two_reads_is_kept_whole_in_the_log(tmp_path: Path) -> None:
+    output: Ring[str] = Ring(10)
+    worker = WorkerProcess(1, "a", tmp_path / "s", output, lambda event: None, lambda usage: None)
+    pipe = asyncio.StreamReader()
+    process = SimpleNamespace(stdout=pipe)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker._drain(process))  # type: ignore[arg-type]
+        for half in (b"caf\xc3", b"\xa9\n"):
+            pipe.feed_data(half)
+            while pipe._buffer:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+        pipe.feed_eof()
+    assert output.newest() == ["café"]
