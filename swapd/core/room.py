@@ -77,8 +77,7 @@ def _claim(
     effects: list[Effect],
 ) -> Placement | None:
     """The placement whose room is coming, after asking the cheapest sufficient victims to leave."""
-    held = [model.claim] if model.claim in ways else []
-    for way in [*(way for way in held if way is not None), *ways]:
+    for way in sorted(ways, key=lambda way: way != model.claim):
         if fits(way.device_bytes, soon):
             return way
     candidates = _candidates(ledger, model, now_s)

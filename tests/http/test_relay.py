@@ -357,9 +357,12 @@ async def test_other_streams_go_on_when_one_worker_dies(tmp_path: Path) -> None:
         assert await whole.read() == STREAM
 
 
-async def test_a_reader_that_takes_nothing_is_dropped_and_the_worker_held_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("event_bytes", [3_000, 60_000])
+async def test_a_reader_that_takes_nothing_is_dropped_and_the_worker_held_back(
+    tmp_path: Path, event_bytes: int
+) -> None:
     sent_bytes = 0
-    big = b"data: " + b"x" * 60_000 + b"\n\n"
+    big = b"data: " + b"x" * event_bytes + b"\n\n"
 
     async def script(call: Call) -> None:
         nonlocal sent_bytes
