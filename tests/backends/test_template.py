@@ -57,6 +57,7 @@ LLAMA2_LIKE = """\
         ),
         ("{{ messages | tojson }}", ASK, '[{"role": "user", "content": "Hi"}]'),
         ("{{ '<é>' | tojson }}", ASK, '"<é>"'),
+        ("{{ '\\ud83e\\udd8a \\ud800' }}", ASK, "🦊 \ufffd"),
         ("{{ messages | map(attribute='role') | tojson }}", ASK, '["user"]'),
         ("{% set a = [] %}{% set _ = a.append(1) %}{{ a }}", ASK, "[1]"),
         ("{{ strftime_now('%d %b %Y') }}", ASK, "02 Jan 2025"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
-from backends.llama_cpp.chat.json_text import MAX_DEPTH
+from backends.llama_cpp.chat.json_text import MAX_DEPTH, well_formed
 from backends.llama_cpp.chat.source import Parse, Source, text_before
 from backends.llama_cpp.chat.tools import Call, Tools
 
@@ -65,7 +65,7 @@ class ConvertedCalls:
             called = True
             for name, arguments in calls:
                 yield CallStart(name)
-                yield Arguments(json.dumps(arguments, ensure_ascii=False))
+                yield Arguments(well_formed(json.dumps(arguments, ensure_ascii=False)))
 
 
 _QUOTE = '<|"|>'

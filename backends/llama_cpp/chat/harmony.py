@@ -26,7 +26,7 @@ _HEADER = re.compile(
 )
 """Its last word says what the message is written in."""
 _HEADER_WORDS = (_START, _CHANNEL, "<|constrain|>", "assistant", "analysis", "commentary", "final", "json", "to=")
-_HEADER_WORD = re.compile("|".join(map(re.escape, _HEADER_WORDS[:-1])) + r"|\bto=\S+")
+_HEADER_WORD = re.compile("|".join(map(re.escape, _HEADER_WORDS[:-1])) + r"|\bto=[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,21 +99,23 @@ class JsonCalls:
             if rest and rest[0] in before:
                 rest = rest[1:].lstrip()
             start = len(source.text) - len(rest)
-            if rest.startswith("{"):
-                head = call_head(
-                    rest,
-                    0,
-                    ("name", self.name_key),
-                    ("arguments", "parameters", self.arguments_key),
-                    closed=source.closed,
-                )
-                if isinstance(head, Head):
-                    return (head if head.name in tools else None), start
-                if head is Span.BROKEN:
-                    return None, start
-            elif rest or source.closed:
+            if rest and not rest.startswith("{"):
                 return None, start
-            yield None
+            head = call_head(
+                rest,
+                0,
+                ("name", self.name_key),
+                ("arguments", "parameters", self.arguments_key),
+                closed=source.closed,
+            )
+            if isinstance(head, Head):
+                return (head if head.name in tools else None), start
+            if head is Span.BROKEN:
+                return None, start
+            # Reading from the start again at each piece would make long arguments before a name cost their square.
+            enough = len(source.text) + 1 + len(source.text) // 8
+            while len(source.text) < enough and not source.closed:
+                yield None
 
     def _arguments(self, source: Source) -> Parse[None]:
         """Pass the arguments through, and take what is left of their object."""

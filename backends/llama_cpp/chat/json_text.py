@@ -232,4 +232,9 @@ def decode_string(literal: str) -> str:
     except ValueError:
         return literal[1:-1]
     assert isinstance(decoded, str)
-    return decoded
+    return well_formed(decoded)
+
+
+def well_formed(text: str) -> str:
+    """The same text with halves of surrogate pairs joined, and those without a partner replaced: UTF-8 has none."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

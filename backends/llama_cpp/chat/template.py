@@ -23,6 +23,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from backends.llama_cpp.chat.json_text import well_formed
+
 MAX_OUTPUT_CHARS = 64 * 1024 * 1024
 """More than any body the daemon lets through, with room for what the template adds."""
 MAX_STEPS = 5_000_000
@@ -187,7 +189,7 @@ class ChatTemplate:
             length += len(piece)
             _check_size(length)
             pieces.append(piece)
-        return "".join(pieces)
+        return well_formed("".join(pieces))
 
 
 @contextmanager

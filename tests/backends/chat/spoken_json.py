@@ -37,6 +37,11 @@ HERMES = [
         r'"tags": [null, -1.5e3, "é🦊"]}}</tool_call>',
         calls=(("write", r'{"text": "a \"</tool_call>\" }{ \\", "tags": [null, -1.5e3, "é🦊"]}'),),
     ),
+    Said(
+        "hermes",
+        r'<tool_call>{"name": "now", "arguments": "{\"a\": \"\ud83e\udd8a \ud800\"}"}</tool_call>',
+        calls=(("now", '{"a": "🦊 \ufffd"}'),),
+    ),
     # What only looks like a call is content.
     Said("hermes", "Use <tool_call> tags.", "Use <tool_call> tags."),
     Said("hermes", f"<tool_call>\n{UNKNOWN_JSON}\n</tool_call>", f"<tool_call>\n{UNKNOWN_JSON}\n</tool_call>"),

@@ -186,6 +186,11 @@ NOTATIONS = [
         calls=(("write", '{"path": "a\\tbé\\"", "tags": [true, null, {"k": "v"}]}'),),
     ),
     Said("lfm2", "<|tool_call_start|>[add(a=x)]<|tool_call_end|>", "<|tool_call_start|>[add(a=x)]<|tool_call_end|>"),
+    Said(
+        "lfm2",
+        '<|tool_call_start|>[get_time(city="\\ud83e\\udd8a\\ud800")]<|tool_call_end|>',
+        calls=(("get_time", '{"city": "🦊\ufffd"}'),),
+    ),
     Said("lfm2", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>"),
     Said(
         "apertus",
