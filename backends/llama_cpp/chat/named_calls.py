@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
 from backends.llama_cpp.chat.json_text import JsonSpan, Span
-from backends.llama_cpp.chat.source import Parse, Source, match, skip, skip_space, text_before
+from backends.llama_cpp.chat.source import Parse, Source, markers_in, match, skip, skip_space, text_before
 from backends.llama_cpp.chat.tools import Call, Tools
 
 
@@ -38,8 +38,8 @@ class NamedCalls:
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
-        parts = (self.open, self.prefix, self.separator, self.close, *self.section)
-        return tuple(marker for part in parts for marker in re.findall(r"<[^<>\n]+>|\[[A-Z_]+\]", part))
+        fixed = (self.open, self.close, *self.section)
+        return (*filter(None, fixed), *markers_in(self.header))
 
     @property
     def openers(self) -> tuple[str, ...]:

@@ -94,6 +94,12 @@ def _growing(text: str, marker: str) -> int:
     return -1
 
 
+def markers_in(pattern: re.Pattern[str]) -> list[str]:
+    """The markers that a pattern has in it: what is in angle or square brackets, or between DeepSeek's bars."""
+    plain = re.sub(r"\?P<\w+>", "", pattern.pattern).replace("\\", "")
+    return re.findall(r"<[^<>\n\s=]+>|\[[A-Z_]+\]|\uff5c\w+\uff5c", plain)
+
+
 def match(source: Source, pattern: re.Pattern[str]) -> Parse[re.Match[str] | None]:
     """Take what `pattern` matches at once, or nothing.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
-from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, match, skip, text_before
+from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, markers_in, match, skip, text_before
 from backends.llama_cpp.chat.tools import Call, Tool, Tools
 
 
@@ -42,9 +42,7 @@ class TaggedCalls:
     @property
     def visible(self) -> tuple[str, ...]:
         """The markers that may be control tokens."""
-        markers = [self.open, self.close, self.end_value]
-        inner = re.findall(r"</?[a-z_]+>|｜[^｜]+｜", self.key.pattern)  # noqa: RUF001 -- DeepSeek's bars
-        return tuple(dict.fromkeys([*markers, *inner]))
+        return (self.open, self.close, self.end_value, *markers_in(self.key))
 
     @property
     def openers(self) -> tuple[str, ...]:

@@ -37,3 +37,22 @@ def test_each_family_reads_the_calls_it_writes(family: Family, count: int) -> No
     assert [(name, json.loads(arguments)) for name, arguments in message.calls] == calls
     assert message.content == ""
     assert read(Reading(family.format, TOOLS), list(text)) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "markers"),
+    [
+        ("mistral", {"[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"}),
+        ("hermes", {"<tool_call>", "</tool_call>"}),
+        ("llama-3", {"<|python_tag|>"}),
+        ("glm", {"<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"}),
+        ("gemma-4", {"<|tool_call>", "<tool_call|>", '<|"|>'}),
+        ("gpt-oss", {"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>"}),
+        ("kimi-k2", {"<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_calls_section_end|>"}),
+        ("deepseek-v3", {"<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"}),
+        ("deepseek-v3.2", {"｜DSML｜"}),
+    ],
+)
+def test_the_markers_that_may_be_control_tokens_are_known(name: str, markers: set[str]) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    assert markers <= set(family.format.visible)
