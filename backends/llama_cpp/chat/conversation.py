@@ -112,8 +112,8 @@ class Chat:
                 one["tool_call_id"] = self._call_id(call_id)
                 one.setdefault("name", names.get(call_id, ""))
             elif message.role == "tool":
-                result = {"result_of": names.get(message.tool_call_id), "content": message_text(message)}
-                results = json.dumps(result, ensure_ascii=False)
+                name = names.get(message.tool_call_id)
+                results = f"Result of {name}: {message_text(message)}" if name else f"Result: {message_text(message)}"
                 if before:
                     # Several results are one turn: many templates want the roles to alternate.
                     made.pop()

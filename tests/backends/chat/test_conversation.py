@@ -101,7 +101,7 @@ def test_a_template_without_tools_reads_of_them_in_the_system_message() -> None:
         "<|im_start|>system\nBe brief.\n\nYou can call these functions:\n" + json.dumps(TOOL["function"])
     )
     assert '<|im_start|>assistant\n{"name": "get_time", "arguments": {"city": "Oslo"}}<|im_end|>' in text
-    result = '{"result_of": "get_time", "content": "12:00"}'
+    result = "Result of get_time: 12:00"
     assert f"<|im_start|>user\n{result}\n{result}<|im_end|>" in text
 
 
