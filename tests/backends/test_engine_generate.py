@@ -285,7 +285,7 @@ def test_the_oldest_request_is_never_preempted(small: Model) -> None:
     driver.add(*(story(small, topic, topic, max_tokens=150, sampling=ENDLESS) for topic in TOPICS[:6]))
     while driver.generator.busy:
         oldest = min(job.order for job in driver.generator._jobs.values())
-        got = {sequence.job.order for sequence in driver.generator._running}
+        got = {sequence.job.order for sequence in driver.generator._roster.running}
         assert not got or oldest in got
         driver.step()
 
@@ -418,7 +418,7 @@ def test_whatever_comes_and_goes_every_request_is_answered_as_if_alone(small: Mo
                 driver.cancel(request_id)
         if driver.generator.busy:
             driver.step()
-    assert driver.generator.preemptions > 0 or driver.generator._n_parallel < 3
+    assert driver.generator.preemptions > 0 or driver.generator._roster.n_parallel < 3
     for request_id, (which, n) in asked.items():
         answer = driver.answers[request_id]
         assert answer.ended is not None

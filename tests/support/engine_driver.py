@@ -156,7 +156,7 @@ class Driver:
     def check(self) -> None:
         """The book of cells agrees with who holds what and with llama.cpp, and no sequence id is lost."""
         generator, cache = self.generator, self.generator._cache
-        places = [sequence.place for sequence in generator._running] + [kept.place for kept in cache.retired]
+        places = [sequence.place for sequence in generator._roster.running] + [kept.place for kept in cache.retired]
         runs = {id(run): run for place in places if place is not None for run in place.holding.runs}
         assert cache.cells.used == sum(run.length for run in runs.values())
         for place in places:
@@ -166,9 +166,9 @@ class Driver:
         assert sorted([*(place.seq_id for place in places if place), *cache._seq_ids]) == list(
             range(self.model.n_seq_max)
         )
-        assert len(generator._running) <= generator._n_parallel
-        assert all(sequence.place is None for sequence in generator._waiting)
-        held = [sequence.saved for sequence in generator._waiting if sequence.saved is not None]
+        assert len(generator._roster.running) <= generator._roster.n_parallel
+        assert all(sequence.place is None for sequence in generator._roster.waiting)
+        held = [sequence.saved for sequence in generator._roster.waiting if sequence.saved is not None]
         assert cache.host.held_bytes == sum(saved.size_bytes for saved in held)
         assert cache.host.used_bytes - cache.host.held_bytes == sum(saved.size_bytes for saved in cache.host)
         assert cache.host.used_bytes <= cache.host.limit_bytes

@@ -1,32 +1,21 @@
-"""Continuous batching: who runs, who waits, and what each decoded batch brings.
+"""Continuous batching: requests come in, batches are made and decoded, and each brings text.
 
-Owns who runs and who waits, and every sampler; `cache` has the context's contents. Runs in the engine thread only
-and never blocks but in llama.cpp. The oldest sequence always gets on: when the cache is full, retired prefixes go
-first and then the newest sequences, which are copied to host memory, or decoded again later if that is full.
+Owns the requests, the batches and every sampler; `roster` has who runs and who waits, `cache` what the context holds.
+Runs in the engine thread only and never blocks but in llama.cpp.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable
-from operator import attrgetter
 
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
-from backends.llama_cpp.engine.prefix import Donor, best_donor, common_prefix
+from backends.llama_cpp.engine.roster import Roster
 from backends.llama_cpp.engine.sampler import SamplingError, choice_seed, make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
 from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Prefilled
-
-GROWTH_TOKENS = 16
-"""Cells kept free per running sequence when another is admitted, so that it is not preempted right away."""
-
-WORTH_WAITING_TOKENS = 32
-"""A request waits for another's prefill of a beginning they share if that saves at least this many tokens."""
-MAX_LOOKED_AT = 256
-"""Waiting sequences considered at one admission."""
 
 _NO_ROOM, _BAD_BATCH = 1, -1
 
@@ -52,30 +41,27 @@ class Generator:
         now_s: Callable[[], float],
     ) -> None:
         self._model = model
-        self._n_parallel = n_parallel
         self._prefill_stall_s = prefill_stall_s
         self._fresh_seed = fresh_seed
         self._now_s = now_s
         self._batch = Batch(model.n_batch)
         retired_slots = model.n_seq_max - n_parallel if model.keeps_prefixes else 0
         self._cache = ContextCache(model, retired_slots=retired_slots, host_bytes=cache_ram_bytes)
+        self._roster = Roster(self._cache, n_parallel=n_parallel, keeps_prefixes=model.keeps_prefixes)
         self._jobs: dict[str, Job] = {}
-        self._running: list[Sequence] = []
-        self._waiting: list[Sequence] = []
         self._arrivals = 0
-        self._admit_again = False
-        self._held_back = False
-        """Somebody waits for what another is computing."""
-        self._crowded = False
-        """Retired prefixes may be in the way of those who run."""
         self._prompt_rate: float | None = None
         self.batches = 0
         """Micro-batches finished."""
-        self.preemptions = 0
 
     @property
     def busy(self) -> bool:
         return bool(self._jobs)
+
+    @property
+    def preemptions(self) -> int:
+        """How often a running sequence had to make room for an older one."""
+        return self._roster.preemptions
 
     def add(self, request: Generate, outputs: list[Output]) -> None:
         """Queue a request; one that can never be served is answered at once."""
@@ -90,8 +76,7 @@ class Generator:
         self._jobs[request.request_id] = job
         for sequence in sequences:
             job.live[sequence.index] = sequence
-        self._waiting.extend(sequences)
-        self._admit_again = True
+        self._roster.enqueue(sequences)
 
     def cancel(self, request_id: str, outputs: list[Output]) -> None:
         """Free a request's sequences. Unknown ones have ended already."""
@@ -106,13 +91,8 @@ class Generator:
 
     def step(self, outputs: list[Output]) -> None:
         """Admit who fits, decode one batch and sample. Raises `DecodeError` when the context is lost."""
-        if self._admit_again or self._held_back:
-            self._admit_again = False
-            self._admit()
-        assert self._running, "requests wait while nothing runs"
-        # Not before a prompt: it would wait for the copying, and a stream hardly notices.
-        if self._crowded and all(sequence.pending == 1 for sequence in self._running):
-            self._crowded = self._cache.unburden(sum(sequence.cached for sequence in self._running))
+        self._roster.admit()
+        assert self._roster.running, "requests wait while nothing runs"
         self._decode(self._plan(), outputs)
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -159,100 +139,17 @@ class Generator:
         del self._jobs[job.request.request_id]
 
     def _leave(self, sequence: Sequence) -> None:
-        """A choice is over: its sampler goes, its cache is retired or freed."""
+        """A choice is over: its sampler goes, and its place."""
         del sequence.job.live[sequence.index]
         sequence.sampler.close()
-        self._admit_again = True
-        if sequence.saved is not None:
-            self._cache.forget(sequence.saved)
-        if sequence.place is None:
-            self._waiting.remove(sequence)
-            return
-        self._running.remove(sequence)
-        if sequence.job.request.cache_prompt:
-            self._cache.retire(sequence.tokens[: sequence.cached], sequence.place)
-        else:
-            self._cache.close(sequence.place)
-        sequence.place = None
-
-    # -- room in the cache ---------------------------------------------------------------------------------
-
-    def _admit(self) -> None:
-        """Start waiting sequences, oldest first, until one does not fit.
-
-        One whose beginning is being computed for another right now is passed over until that is done.
-        """
-        self._held_back = False
-        for sequence in self._waiting[:MAX_LOOKED_AT]:
-            if len(self._running) == self._n_parallel:
-                return
-            donor, length = self._find_donor(sequence)
-            if self._is_on_its_way(sequence, length):
-                self._held_back = True
-            elif not self._start(sequence, donor, length):
-                return
-
-    def _find_donor(self, sequence: Sequence) -> tuple[Donor | None, int]:
-        if sequence.saved is not None:
-            return None, 0
-        if not sequence.job.takes_prefixes:
-            own = [other for other in self._running if other.job is sequence.job]
-            return best_donor(sequence.tokens, own) if self._model.keeps_prefixes else (None, 0)
-        return self._cache.donor(sequence.tokens, [other for other in self._running if _may_share(sequence.job, other)])
-
-    def _is_on_its_way(self, sequence: Sequence, length: int) -> bool:
-        """Whether a running sequence will soon have clearly more of its beginning than the `length` there is now."""
-        if sequence.saved is not None or not self._model.keeps_prefixes:
-            return False
-        for other in self._running:
-            if other.pending > 1 and _may_share(sequence.job, other):
-                worth = 0 if other.job is sequence.job else WORTH_WAITING_TOKENS
-                limit = len(sequence.tokens) - 1
-                if limit > length + worth and common_prefix(sequence.tokens, other.tokens, limit) > length + worth:
-                    return True
-        return False
-
-    def _start(self, sequence: Sequence, donor: Donor | None, length: int) -> bool:
-        """Give a waiting sequence a place with the beginning that is there, if the rest of its tokens has room."""
-        done = length if sequence.saved is None else sequence.saved.cached
-        need = len(sequence.tokens) - done
-        if self._running:
-            need += GROWTH_TOKENS * (len(self._running) + 1) + sum(other.pending for other in self._running)
-        if sequence.saved is None:
-            place = self._cache.place(donor, length, need)
-        else:
-            place = self._cache.resume(sequence.saved, need)
-        if place is None:
-            assert self._running, "an empty cache has no room for a request that fits alone"
-            return False
-        sequence.place, sequence.saved = place, None
-        self._waiting.remove(sequence)
-        insort(self._running, sequence, key=attrgetter("order"))
-        if sequence.job.cached_tokens is None:
-            sequence.job.cached_tokens = place.cached
-        self._crowded = True
-        return True
-
-    def _make_room(self) -> bool:
-        """Free cells: the oldest retired prefix, else the newest sequence unless it is the only one."""
-        if self._cache.give_way():
-            return True
-        if len(self._running) < 2:
-            return False
-        newest = self._running.pop()
-        assert newest.place is not None
-        newest.saved = self._cache.save(newest.tokens[: newest.cached], newest.place)
-        newest.place = None
-        insort(self._waiting, newest, key=attrgetter("order"))
-        self.preemptions += 1
-        return True
+        self._roster.leave(sequence)
 
     # -- batches -------------------------------------------------------------------------------------------
 
     def _plan(self) -> list[Grant]:
         model = self._model
         while True:
-            pending = [sequence.pending for sequence in self._running]
+            pending = [sequence.pending for sequence in self._roster.running]
             budget = prompt_budget(
                 self._prompt_rate,
                 self._prefill_stall_s,
@@ -262,8 +159,8 @@ class Generator:
             )
             counts = share_batch(pending, model.n_batch, budget)
             if sum(counts) <= self._cache.free:
-                return [(sequence, count) for sequence, count in zip(self._running, counts, strict=True) if count]
-            made = self._make_room()
+                return [(sequence, count) for sequence, count in zip(self._roster.running, counts, strict=True) if count]
+            made = self._roster.make_room()
             assert made, "the only sequence has outgrown the cache"
 
     def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
@@ -280,7 +177,7 @@ class Generator:
                 self._measure(grants, self._now_s() - started_s)
                 self._advance(grants)
                 self._sample(ordered, outputs)
-            elif code == _NO_ROOM and self._make_room():
+            elif code == _NO_ROOM and self._roster.make_room():
                 todo.append(grants)
             elif code in (_NO_ROOM, _BAD_BATCH) and len(grants) == 1:
                 reason = "no room in the cache" if code == _NO_ROOM else "an invalid batch"
@@ -330,7 +227,8 @@ class Generator:
         for row, (sequence, place) in enumerate(ordered):
             job = sequence.job
             if not job.prefilled:
-                job.prefilled = self._admit_again = True
+                job.prefilled = True
+                self._roster.note_prefilled()
                 outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
             token = sequence.sampler.sample(model.logits(row), model.ctx, place)
             sequence.tokens.append(token)
@@ -355,8 +253,3 @@ class Generator:
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)
-
-
-def _may_share(job: Job, other: Sequence) -> bool:
-    """Choices of one request always share; others if both sides are willing."""
-    return other.job is job or (job.takes_prefixes and other.job.request.cache_prompt)
