@@ -149,7 +149,8 @@ class Generator:
     def _plan(self) -> list[Grant]:
         model = self._model
         while True:
-            pending = [sequence.pending for sequence in self._roster.running]
+            running = self._roster.running
+            pending = [sequence.pending for sequence in running]
             budget = prompt_budget(
                 self._prompt_rate,
                 self._prefill_stall_s,
@@ -159,7 +160,7 @@ class Generator:
             )
             counts = share_batch(pending, model.n_batch, budget)
             if sum(counts) <= self._cache.free:
-                return [(sequence, count) for sequence, count in zip(self._roster.running, counts, strict=True) if count]
+                return [(sequence, count) for sequence, count in zip(running, counts, strict=True) if count]
             made = self._roster.make_room()
             assert made, "the only sequence has outgrown the cache"
 
