@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.engine_driver import chat_tokens, load, settings_for
 
+from backends.llama_cpp.engine.candidates import Candidates
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.sampler import (
     ChainSampler,
@@ -33,13 +35,21 @@ def model() -> Iterator[Model]:
     loaded.close()
 
 
-def sampler_for(model: Model, sampling: Sampling, *, prompt: tuple[int, ...] = (5,), seed: int = 7) -> Sampler:
+def sampler_for(
+    model: Model,
+    sampling: Sampling,
+    *,
+    prompt: tuple[int, ...] = (5,),
+    seed: int = 7,
+    candidates: Candidates | None = None,
+) -> Sampler:
     return make_sampler(
         sampling,
         prompt,
         seed,
         eog_tokens=model.eog_tokens,
         suppressed=model.suppressed_tokens,
+        candidates=candidates or Candidates(model.n_vocab),
         n_vocab=model.n_vocab,
         n_ctx=model.n_ctx,
     )
@@ -47,10 +57,20 @@ def sampler_for(model: Model, sampling: Sampling, *, prompt: tuple[int, ...] = (
 
 def draw(model: Model, sampling: Sampling, count: int = 1, **how: object) -> list[int]:
     sampler = sampler_for(model, sampling, **how)  # type: ignore[arg-type]
-    place = model.last_place  # type: ignore[attr-defined]
-    tokens = [sampler.sample(model.logits(0).copy(), model.ctx, place) for _ in range(count)]
+    tokens = []
+    for _ in range(count):
+        tokens.append(pick(model, sampler))
+        sampler.accept(tokens[-1])
     sampler.close()
     return tokens
+
+
+def pick(model: Model, sampler: Sampler) -> int:
+    row = model.logits(0)
+    before = row.copy()
+    token = sampler.pick(row, model.ctx, model.last_place)  # type: ignore[attr-defined]
+    assert (row == before).all(), "a pick leaves the logits alone"
+    return token
 
 
 def test_the_stages_are_in_llama_cpps_order() -> None:
@@ -111,8 +131,7 @@ def test_plain_greedy_needs_no_chain_and_agrees_with_one(model: Model) -> None:
     assert isinstance(plain, GreedySampler)
     chained = sampler_for(model, Sampling(temperature=0, presence_penalty=0.01), prompt=(5,))
     assert isinstance(chained, ChainSampler)
-    place = model.last_place  # type: ignore[attr-defined]
-    assert plain.sample(model.logits(0).copy(), model.ctx, place) == chained.sample(model.logits(0), model.ctx, place)
+    assert pick(model, plain) == pick(model, chained)
     chained.close()
     chained.close()
 
@@ -151,6 +170,32 @@ def test_penalties_see_the_prompt_and_what_was_sampled(model: Model) -> None:
     assert draw(model, penalty, prompt=(5, best))[0] != best
     tokens = draw(model, penalty, 4, prompt=(5,))
     assert len(set(tokens)) == 4, "a token accepted on sampling is penalised the next time"
+
+
+@pytest.mark.parametrize("penalty", [0.0, 50.0])
+def test_what_is_picked_and_turned_down_leaves_no_trace(model: Model, penalty: float) -> None:
+    sampler = sampler_for(model, Sampling(temperature=0, presence_penalty=penalty, logit_bias=((17, 0.5),)))
+    best = pick(model, sampler)
+    assert [pick(model, sampler) for _ in range(3)] == [best] * 3
+    masked = model.logits(0).copy()
+    masked[best] = -math.inf
+    second = sampler.pick(masked, model.ctx, 0)
+    assert second != best
+    sampler.accept(second)
+    assert pick(model, sampler) == best, "only what was accepted is penalised"
+    sampler.close()
+
+
+def test_every_thread_has_candidates_of_its_own(model: Model) -> None:
+    hot = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0)
+    candidates = Candidates(model.n_vocab)
+    alone = [draw(model, hot, 20, seed=seed) for seed in range(4)]
+    together = [sampler_for(model, hot, seed=seed, candidates=candidates) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        drawn = list(threads.map(lambda sampler: [pick(model, sampler) for _ in range(20)], together))
+    assert drawn == alone
+    for sampler in together:
+        sampler.close()
 
 
 def test_penalties_forget_what_lies_beyond_their_window(model: Model) -> None:

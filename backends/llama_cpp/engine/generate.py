@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backends.llama_cpp.engine.cache import ContextCache
+from backends.llama_cpp.engine.candidates import Candidates
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
@@ -45,6 +46,7 @@ class Generator:
         self._fresh_seed = fresh_seed
         self._now_s = now_s
         self._batch = Batch(model.n_batch)
+        self._candidates = Candidates(model.n_vocab)
         retired_slots = model.n_seq_max - n_parallel if model.keeps_prefixes else 0
         self._cache = ContextCache(model, retired_slots=retired_slots, host_bytes=cache_ram_bytes)
         self._roster = Roster(self._cache, n_parallel=n_parallel, keeps_prefixes=model.keeps_prefixes)
@@ -121,6 +123,7 @@ class Generator:
                     choice_seed(seed, index),
                     eog_tokens=model.eog_tokens,
                     suppressed=model.suppressed_tokens,
+                    candidates=self._candidates,
                     n_vocab=model.n_vocab,
                     n_ctx=model.n_ctx,
                 )
@@ -231,7 +234,8 @@ class Generator:
                 job.prefilled = True
                 self._roster.note_prefilled()
                 outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
-            token = sequence.sampler.sample(model.logits(row), model.ctx, place)
+            token = sequence.sampler.pick(model.logits(row), model.ctx, place)
+            sequence.sampler.accept(token)
             sequence.tokens.append(token)
             sequence.unsent_tokens += 1
             job.completion_tokens += 1

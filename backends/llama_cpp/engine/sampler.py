@@ -1,7 +1,8 @@
 """How the next token is chosen: the order of the stages, and the two samplers that carry them out.
 
 Greedy requests without penalties need one argmax over the logits; all others get a llama.cpp sampler chain of
-their own. Must never accept a token twice: `llama_sampler_sample` already does.
+their own. Choosing and accepting are two steps, so that a choice can be turned down. Must never accept a token twice,
+nor use `llama_sampler_sample`, which accepts by itself.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import numpy.typing as npt
 
+from backends.llama_cpp.engine.candidates import Candidates, Logits
 from backends.llama_cpp.engine.types import Sampling
 
 _SEEDS = 2**32 - 1
@@ -22,8 +23,6 @@ _SEEDS = 2**32 - 1
 
 _GREEDY_BELOW = 1e-5
 """Temperatures closer to 0 pick the maximum anyway, and dividing by them overflows llama.cpp's floats."""
-
-Logits = npt.NDArray[np.float32]
 
 
 class Stage(Enum):
@@ -44,11 +43,23 @@ class SamplingError(Exception):
 
 
 class Sampler(Protocol):
-    def sample(self, logits: Logits, ctx: int, output: int) -> int:
-        """The next token. `logits` is the row of the batch token number `output`, and may be written to."""
+    """What chooses the tokens of one sequence."""
+
+    def pick(self, logits: Logits, ctx: int, output: int) -> int:
+        """Choose the next token without accepting it.
+
+        `logits` is the row of the batch token number `output`, of which some may have been set to minus infinity. It
+        is left as it was, so that another may be picked from it after more of it was masked.
+        """
         ...
 
-    def close(self) -> None: ...
+    def accept(self, token: int) -> None:
+        """The token that was emitted, picked here or not: what is to come depends on it. Once for every token."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held outside of Python. Closing twice is harmless."""
+        ...
 
 
 def stages(sampling: Sampling, *, biased: bool) -> tuple[Stage, ...]:
@@ -118,10 +129,17 @@ class GreedySampler:
         self._tokens = np.fromiter(bias.keys(), dtype=np.intp, count=len(bias)) if bias else None
         self._values = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
 
-    def sample(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002 (the chain needs them)
-        if self._tokens is not None:
-            logits[self._tokens] += self._values
-        return int(logits.argmax())
+    def pick(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002
+        if self._tokens is None:
+            return int(logits.argmax())
+        plain = logits[self._tokens]
+        logits[self._tokens] += self._values
+        best = int(logits.argmax())
+        logits[self._tokens] = plain
+        return best
+
+    def accept(self, token: int) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -130,11 +148,20 @@ class GreedySampler:
 class ChainSampler:
     """A llama.cpp sampler chain. It keeps the request's random state and penalties across preemption."""
 
-    __slots__ = ("_chain",)
+    __slots__ = ("_candidates", "_chain")
 
     def __init__(
-        self, order: Sequence[Stage], sampling: Sampling, bias: dict[int, float], seed: int, n_vocab: int, n_ctx: int
+        self,
+        order: Sequence[Stage],
+        sampling: Sampling,
+        bias: dict[int, float],
+        seed: int,
+        *,
+        candidates: Candidates,
+        n_vocab: int,
+        n_ctx: int,
     ) -> None:
+        self._candidates = candidates
         self._chain: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         for stage in order:
             part = _init(stage, sampling, bias, seed, n_vocab, n_ctx)
@@ -143,16 +170,13 @@ class ChainSampler:
                 raise SamplingError(f"llama.cpp refuses the sampler {stage.value} with these settings")
             llama.llama_sampler_chain_add(self._chain, part)
 
-    def accept(self, tokens: Iterable[int]) -> None:
-        """Let the penalties see tokens that were not sampled here: the prompt."""
-        for token in tokens:
-            llama.llama_sampler_accept(self._chain, token)
+    def pick(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002
+        return self._candidates.choose(self._chain, logits)
 
-    def sample(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002 (the greedy one needs it)
-        return int(llama.llama_sampler_sample(self._chain, ctx, output))
+    def accept(self, token: int) -> None:
+        llama.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
-        """Free the chain and its stages. The sampler is of no use afterwards; closing twice is harmless."""
         chain, self._chain = self._chain, None
         if chain:
             llama.llama_sampler_free(chain)
@@ -165,20 +189,25 @@ def make_sampler(
     *,
     eog_tokens: Iterable[int],
     suppressed: Iterable[int],
+    candidates: Candidates,
     n_vocab: int,
     n_ctx: int,
 ) -> Sampler:
-    """The sampler of one choice. `n_ctx` (tokens) is how far `repeat_last_n` -1 looks back. Raises `SamplingError`."""
+    """The sampler of one choice. `candidates` is shared by all samplers of a vocabulary.
+
+    `n_ctx` (tokens) is how far `repeat_last_n` -1 looks back. Raises `SamplingError`.
+    """
     bias = merged_bias(sampling, eog_tokens, suppressed)
     check_numbers(sampling)
     check_bias(bias, n_vocab)
     order = stages(sampling, biased=bool(bias))
     if order[-1] is Stage.GREEDY and Stage.PENALTIES not in order:
         return GreedySampler(bias)
-    chain = ChainSampler(order, sampling, bias, seed, n_vocab, n_ctx)
+    chain = ChainSampler(order, sampling, bias, seed, candidates=candidates, n_vocab=n_vocab, n_ctx=n_ctx)
     if Stage.PENALTIES in order:
         last_n = sampling.repeat_last_n
-        chain.accept(prompt if last_n < 0 else prompt[-last_n:])
+        for token in prompt if last_n < 0 else prompt[-last_n:]:
+            chain.accept(token)
     return chain
 
 
