@@ -202,7 +202,8 @@ def context_plan(header: GgufHeader, settings: LlamaCppSettings, *, embeddings: 
     per_sequence = architecture in RECURRENT or bool(header.metadata.get(f"{architecture}.attention.sliding_window"))
     keeps_prefixes = not per_sequence or (architecture not in RECURRENT and settings.prefix_slots not in ("auto", 0))
     n_seq_max = settings.n_seq_max if keeps_prefixes else settings.n_parallel
-    n_batch, n_ubatch, n_outputs_max = max(settings.n_batch, settings.n_parallel), settings.n_ubatch, n_seq_max
+    n_batch, n_ubatch = max(settings.n_batch, settings.n_parallel), settings.n_ubatch
+    n_outputs_max = n_seq_max + (settings.draft_rows if keeps_prefixes else 0)
     if embeddings:
         n_batch = n_ubatch = n_outputs_max = settings.embedding_batch
         n_seq_max = settings.embedding_sequences

@@ -14,6 +14,8 @@ import msgspec
 from backends.base import Duration, Settings, Size
 
 MAX_AUTO_CACHE_RAM_BYTES = 512 * 2**20
+MAX_DRAFT_TOKENS = 15
+"""Guessed tokens in one batch, of all sequences together: each needs a row of logits in the context's output buffer."""
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -47,6 +49,8 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """RAM for the caches of finished and preempted sequences; auto is the size of the KV cache, at most 512 MiB."""
     prefill_stall: Duration = 1.0
     """While streams run, prompts are cut so that no batch keeps them waiting for longer than about this."""
+    spec_type: Literal["auto", "none"] = "auto"
+    """Auto guesses tokens that stood in the text before and decodes them along while that is measured to win time."""
     embeddings: bool | Literal["auto"] = "auto"
     """True makes a worker that answers /v1/embeddings, or /v1/rerank, and nothing else; auto asks the file."""
     pooling: Literal["auto", "mean", "cls", "last", "rank"] = "auto"
@@ -87,6 +91,11 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     def retired_slots(self) -> int:
         """`prefix_slots` with auto resolved: as many as run at once, at least four."""
         return max(4, self.n_parallel) if self.prefix_slots == "auto" else self.prefix_slots
+
+    @property
+    def draft_rows(self) -> int:
+        """Rows of logits for guessed tokens."""
+        return MAX_DRAFT_TOKENS if self.spec_type == "auto" else 0
 
     def cache_ram_bytes(self, kv_bytes: int) -> int:
         """`cache_ram` with auto resolved for a KV cache of this size."""

@@ -20,7 +20,7 @@ from backends.llama_cpp.engine.params import (
     pooling_type,
     usable_cores,
 )
-from backends.llama_cpp.settings import CacheType, LlamaCppSettings
+from backends.llama_cpp.settings import MAX_DRAFT_TOKENS, CacheType, LlamaCppSettings
 
 DENSE = ModelFacts()
 SLIDING = ModelFacts(per_sequence_cache=True, sliding_window=True)
@@ -152,8 +152,13 @@ def test_automatic_threads_are_the_cores_that_were_counted() -> None:
 
 
 def test_only_one_row_of_logits_per_sequence_is_reserved() -> None:
-    assert context_struct(n_parallel=8).n_outputs_max == 16
-    assert context_struct(n_parallel=1, prefix_slots=0).n_outputs_max == 1
+    assert context_struct(n_parallel=8, spec_type="none").n_outputs_max == 16
+    assert context_struct(n_parallel=1, prefix_slots=0, spec_type="none").n_outputs_max == 1
+
+
+def test_guessed_tokens_have_rows_of_logits_where_the_cache_can_be_cut() -> None:
+    assert context_struct(n_parallel=8).n_outputs_max == 16 + MAX_DRAFT_TOKENS
+    assert context_struct(RECURRENT, n_parallel=8).n_outputs_max == 8
 
 
 def test_every_running_sequence_fits_one_batch() -> None:

@@ -28,7 +28,7 @@ from backends.llama_cpp.engine.types import Sampling
 def model() -> Iterator[Model]:
     loaded = load(settings_for(n_ctx=256, n_parallel=1, prefix_slots=0))
     batch = Batch(64)
-    batch.add_chunk(chat_tokens(loaded, "Name three animals."), 0, 0, output=True)
+    batch.add_chunk(chat_tokens(loaded, "Name three animals."), 0, 0, outputs=1)
     assert loaded.decode(batch) == 0
     loaded.last_place = len(batch) - 1  # type: ignore[attr-defined]
     yield loaded

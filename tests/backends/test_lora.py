@@ -38,7 +38,7 @@ def settings(base: Path, *adapters: Path, scale: float = 1.0, **keys: Any) -> An
 def logits(base: Path, *adapters: Path, scale: float = 1.0) -> np.ndarray[Any, Any]:
     model = load(settings(base, *adapters, scale=scale, type_k="f32", type_v="f32", flash_attn=False))
     batch = Batch(8)
-    batch.add_chunk([20, 21, 22, 23], 0, 0, output=True)
+    batch.add_chunk([20, 21, 22, 23], 0, 0, outputs=1)
     assert model.decode(batch) == 0
     found = model.logits(0).copy()
     model.close()

@@ -108,11 +108,12 @@ def test_warming_up_leaves_nothing_in_the_cache(model: Model) -> None:
 
 def test_a_batch_over_the_limits_is_a_defect_caught_before_llama_cpp_aborts(model: Model) -> None:
     batch = Batch(600)
-    batch.add_chunk([5] * 600, 0, 0, output=True)
+    batch.add_chunk([5] * 600, 0, 0, outputs=1)
     with pytest.raises(AssertionError):
         model.decode(batch)
-    batch = Batch(8)
-    batch.add_single([5] * 8, list(range(8)), [0] * 8)
+    rows = model.n_outputs_max + 1
+    batch = Batch(rows)
+    batch.add_single([5] * rows, list(range(rows)), [0] * rows)
     with pytest.raises(AssertionError):
         model.decode(batch)
     batch.clear()

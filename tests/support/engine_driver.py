@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def plain_greedy(model: Model, prompt: Sequence[int], count: int) -> list[int]:
     """The reference: one sequence, the whole prompt at once, then token by token."""
     model.clear()
     batch = Batch(max(len(prompt), 1))
-    batch.add_chunk(list(prompt), 0, 0, output=True)
+    batch.add_chunk(list(prompt), 0, 0, outputs=1)
     tokens: list[int] = []
     while True:
         assert model.decode(batch) == 0
@@ -109,9 +109,16 @@ class Answers(dict[str, Answer]):
 
 
 class Driver:
-    """A Generator stepped by the test itself, with a clock that stands still and a fixed seed."""
+    """A Generator stepped by the test itself, with a fixed seed and a clock that stands still unless told otherwise."""
 
-    def __init__(self, model: Model, n_parallel: int, *, cache_ram_bytes: int = 64 * 2**20) -> None:
+    def __init__(
+        self,
+        model: Model,
+        n_parallel: int,
+        *,
+        cache_ram_bytes: int = 64 * 2**20,
+        now_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         model.clear()
         self.model = model
         self.answers = Answers()
@@ -121,7 +128,7 @@ class Driver:
             prefill_stall_s=0.25,
             cache_ram_bytes=cache_ram_bytes,
             fresh_seed=lambda: 1234,
-            now_s=lambda: 0.0,
+            now_s=now_s,
         )
 
     def add(self, *requests: Generate) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 MATCH_TOKENS = 4
 """So many tokens must have stood together before. Fewer meet by chance, and many more miss a changed name."""
-MAX_DRAFT_TOKENS = 15
-"""Of one sequence in one batch, and of all together: each needs a row of logits in the context's output buffer."""
 MAX_SLOWDOWN = 1.25
 """A batch may last this much longer for one sequence's guesses if others wait for their tokens in it."""
 

@@ -127,7 +127,7 @@ class Embedder:
                 continue
             self._batch.clear()
             for seq_id, (_, tokens) in enumerate(entries):
-                self._batch.add_chunk(tokens, 0, seq_id, output=True)
+                self._batch.add_chunk(tokens, 0, seq_id, outputs=1)
             code = self._decode()
             if code == 0:
                 for seq_id, (job, _) in enumerate(entries):
@@ -145,7 +145,7 @@ class Embedder:
         """An input larger than a batch, for models whose vector is that of the last token."""
         for start in range(0, len(tokens), self._model.n_batch):
             self._batch.clear()
-            self._batch.add_chunk(tokens[start : start + self._model.n_batch], start, 0, output=True)
+            self._batch.add_chunk(tokens[start : start + self._model.n_batch], start, 0, outputs=1)
             code = self._decode()
             if code != 0:
                 self._model.clear()

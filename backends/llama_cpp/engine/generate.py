@@ -7,21 +7,35 @@ Runs in the engine thread only and never blocks but in llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
 from backends.llama_cpp.engine.detokenize import TextStream
+from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
 from backends.llama_cpp.engine.sampler import SamplingError, choice_seed, make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
 from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Prefilled
+from backends.llama_cpp.settings import MAX_DRAFT_TOKENS
 
 _NO_ROOM, _BAD_BATCH = 1, -1
 
-Grant = tuple[Sequence, int]
-"""A sequence and how many of its pending tokens are in a batch."""
+
+@dataclass(slots=True)
+class Grant:
+    """What a batch holds of one sequence: its next `count` pending tokens, and guesses at what follows them."""
+
+    sequence: Sequence
+    count: int
+    draft: list[int] = field(default_factory=list)
+    """Only behind a sequence's last token."""
+    row: int = -1
+    """Number of the batch's output that belongs to the last pending token; each guess has the next one."""
+    output: int = -1
+    """Where in the batch that token is."""
 
 
 class DecodeError(Exception):
@@ -53,8 +67,12 @@ class Generator:
         self._jobs: dict[str, Job] = {}
         self._arrivals = 0
         self._prompt_rate: float | None = None
+        self._pace = Pace()
+        self._guesses = model.n_outputs_max >= model.n_seq_max + MAX_DRAFT_TOKENS and model.keeps_prefixes
+        """Whether wrong guesses can be taken out of the cache again, and have rows of logits."""
         self.batches = 0
         """Micro-batches finished."""
+        self.guesses_tried = self.guesses_right = 0
 
     @property
     def busy(self) -> bool:
@@ -128,7 +146,8 @@ class Generator:
                     n_ctx=model.n_ctx,
                 )
                 text = TextStream(request.stop)
-                made.append(Sequence(job, index, list(request.prompt), limit, sampler, text))
+                lookup = Lookup() if self._guesses and job.may_round_differently else None
+                made.append(Sequence(job, index, list(request.prompt), limit, sampler, text, lookup))
         except SamplingError:
             for sequence in made:
                 sequence.sampler.close()
@@ -163,98 +182,163 @@ class Generator:
             )
             counts = share_batch(pending, model.n_batch, budget)
             if sum(counts) <= self._cache.free:
-                return [(sequence, count) for sequence, count in zip(running, counts, strict=True) if count]
+                grants = [Grant(sequence, count) for sequence, count in zip(running, counts, strict=True) if count]
+                if self._guesses and max(pending) == 1:
+                    self._guess(grants)
+                return grants
             made = self._roster.make_room()
             assert made, "the only sequence has outgrown the cache"
+
+    def _guess(self, grants: list[Grant]) -> None:
+        """Add to a batch of single tokens what may follow them, as far as that is expected to win time."""
+        model = self._model
+        room = min(MAX_DRAFT_TOKENS, self._cache.free - len(grants), model.n_ubatch - len(grants))
+        found: list[tuple[Grant, Lookup, list[int]]] = []
+        for grant in grants:
+            sequence = grant.sequence
+            useful = min(room, sequence.limit - len(sequence.tokens) - 1)
+            if sequence.lookup is not None and useful > 0:
+                draft = sequence.lookup.guess(sequence.tokens, useful)
+                if draft:
+                    found.append((grant, sequence.lookup, draft))
+        lengths = draft_lengths(
+            [(lookup.chance, len(draft)) for _, lookup, draft in found], len(grants), self._pace, room
+        )
+        for (grant, lookup, draft), length in zip(found, lengths, strict=True):
+            grant.draft = draft[:length]
+            if not length:
+                lookup.note_untried()
 
     def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
         """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
         todo = [grants]
         while todo:
-            grants = [grant for grant in todo.pop() if grant[0].place is not None]
+            grants = [grant for grant in todo.pop() if grant.sequence.place is not None]
             if not grants:
                 continue
             started_s = self._now_s()
-            ordered = self._fill(grants)
+            self._fill(grants)
             code = self._model.decode(self._batch)
             if code == 0:
                 self._measure(grants, self._now_s() - started_s)
                 self._advance(grants)
-                self._sample(ordered, outputs)
+                self._sample(grants, outputs)
             elif code == _NO_ROOM and self._roster.make_room():
                 todo.append(grants)
             elif code in (_NO_ROOM, _BAD_BATCH) and len(grants) == 1:
                 reason = "no room in the cache" if code == _NO_ROOM else "an invalid batch"
-                self._end(grants[0][0].job, f"llama.cpp refused the request's tokens: {reason}", outputs)
+                self._end(grants[0].sequence.job, f"llama.cpp refused the request's tokens: {reason}", outputs)
             elif code == _BAD_BATCH:
                 middle = len(grants) // 2
                 todo += [grants[middle:], grants[:middle]]
             else:
                 raise DecodeError(f"llama_decode returned {code}")
 
-    def _fill(self, grants: list[Grant]) -> list[tuple[Sequence, int]]:
-        """Write the batch. Returns the sequences that get logits, in row order, each with its place in the batch."""
+    def _fill(self, grants: list[Grant]) -> None:
+        """Write the batch, and into each grant that gets logits where they will be."""
         batch = self._batch
         batch.clear()
-        single = [sequence for sequence, count in grants if count == 1 and sequence.pending == 1]
-        ordered = list(zip(single, range(len(single)), strict=True))
+        single = [grant for grant in grants if grant.sequence.pending == 1 and not grant.draft]
         if single:
             batch.add_single(
-                [sequence.tokens[-1] for sequence in single],
-                [sequence.cached for sequence in single],
-                [sequence.place.seq_id for sequence in single if sequence.place is not None],
+                [grant.sequence.tokens[-1] for grant in single],
+                [grant.sequence.cached for grant in single],
+                [grant.sequence.place.seq_id for grant in single if grant.sequence.place is not None],
             )
-        for sequence, count in grants:
-            if sequence.pending == 1:
+        for index, grant in enumerate(single):
+            grant.row = grant.output = index
+        for grant in grants:
+            sequence = grant.sequence
+            if sequence.pending == 1 and not grant.draft:
                 continue
             assert sequence.place is not None
             start = sequence.cached
-            complete = count == sequence.pending
-            batch.add_chunk(sequence.tokens[start : start + count], start, sequence.place.seq_id, output=complete)
-            if complete:
-                ordered.append((sequence, len(batch) - 1))
-        return ordered
+            end = start + grant.count
+            outputs = 1 + len(grant.draft) if end == len(sequence.tokens) else 0
+            if outputs:
+                grant.row, grant.output = batch.outputs, len(batch) + grant.count - 1
+            tokens = sequence.tokens[start:end] + grant.draft
+            batch.add_chunk(tokens, start, sequence.place.seq_id, outputs=outputs)
 
     def _measure(self, grants: list[Grant], seconds: float) -> None:
         tokens = len(self._batch)
         self.batches += -(-tokens // self._model.n_ubatch)
-        if tokens > len(grants):
+        if any(grant.sequence.pending > 1 for grant in grants):
             self._prompt_rate = smoothed_rate(self._prompt_rate, tokens, seconds)
+        else:
+            self._pace.note(tokens, seconds)
 
     def _advance(self, grants: list[Grant]) -> None:
-        for sequence, count in grants:
-            assert sequence.place is not None
-            self._cache.cells.grow(sequence.place.holding, count)
+        for grant in grants:
+            assert grant.sequence.place is not None
+            self._cache.cells.grow(grant.sequence.place.holding, grant.count + len(grant.draft))
 
-    def _sample(self, ordered: list[tuple[Sequence, int]], outputs: list[Output]) -> None:
-        model = self._model
-        for row, (sequence, place) in enumerate(ordered):
-            job = sequence.job
+    def _sample(self, grants: list[Grant], outputs: list[Output]) -> None:
+        for grant in grants:
+            if grant.row < 0:
+                continue
+            sequence, job = grant.sequence, grant.sequence.job
             if not job.prefilled:
                 job.prefilled = True
                 self._roster.note_prefilled()
                 outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
-            token = sequence.sampler.pick(model.logits(row), model.ctx, place)
-            sequence.sampler.accept(token)
-            sequence.tokens.append(token)
-            sequence.unsent_tokens += 1
-            job.completion_tokens += 1
-            if token in model.eog_tokens:
-                self._emit(sequence, sequence.text.finish(), Finish.STOP, outputs)
-                continue
+            tokens = self._choose(grant)
+            if grant.draft:
+                self._take_back(grant, right=len(tokens) - 1)
+            for token in tokens:
+                if self._say(sequence, token, outputs) is not None:
+                    break
+
+    def _choose(self, grant: Grant) -> list[int]:
+        """The tokens that follow: one, and one more for each guess that the sampler agrees with."""
+        model, sampler = self._model, grant.sequence.sampler
+        tokens: list[int] = []
+        for guess in (*grant.draft, None):
+            at = len(tokens)
+            token = sampler.pick(model.logits(grant.row + at), model.ctx, grant.output + at)
+            sampler.accept(token)
+            tokens.append(token)
+            if token != guess or token in model.eog_tokens:
+                break
+        return tokens
+
+    def _take_back(self, grant: Grant, *, right: int) -> None:
+        """Forget the guesses after the first `right` ones, and remember how good they were."""
+        sequence = grant.sequence
+        assert sequence.place is not None
+        assert sequence.lookup is not None
+        sequence.lookup.note_trial(len(grant.draft), right)
+        self.guesses_tried += len(grant.draft)
+        self.guesses_right += right
+        self._cache.cut(sequence.place, sequence.cached - len(grant.draft) + right)
+
+    def _say(self, sequence: Sequence, token: int, outputs: list[Output]) -> Finish | None:
+        """Take a token into a choice; returns why the choice has ended with it, if it has."""
+        model, job = self._model, sequence.job
+        sequence.tokens.append(token)
+        sequence.unsent_tokens += 1
+        job.completion_tokens += 1
+        finish: Finish | None = None
+        if token in model.eog_tokens:
+            text, finish = sequence.text.finish(), Finish.STOP
+        else:
             text, stopped = sequence.text.push(model.piece(token, visible=token in job.request.visible_tokens))
             if stopped:
-                self._emit(sequence, text, Finish.STOP, outputs)
+                finish = Finish.STOP
             elif len(sequence.tokens) >= sequence.limit:
-                self._emit(sequence, text + sequence.text.finish(), Finish.LENGTH, outputs)
-            elif text:
-                self._emit(sequence, text, None, outputs)
+                text, finish = text + sequence.text.finish(), Finish.LENGTH
+        if text or finish is not None:
+            self._emit(sequence, text, finish, outputs)
+        return finish
 
     def _emit(self, sequence: Sequence, text: str, finish: Finish | None, outputs: list[Output]) -> None:
         job = sequence.job
         outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish))
         sequence.unsent_tokens = 0
         if finish is not None:
+            if sequence.place is not None and sequence.cached > len(sequence.tokens):
+                # Right guesses behind a stop string.
+                self._cache.cut(sequence.place, len(sequence.tokens))
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)

@@ -26,6 +26,7 @@ from backends.llama_cpp.engine.params import (
     count_usable_cores,
     keeps_prefixes,
     model_params,
+    n_outputs_max,
     pooling_type,
 )
 from backends.llama_cpp.engine.types import SpecialTokens, Task
@@ -76,16 +77,16 @@ class Batch:
         self.outputs += end - start
         self.struct.n_tokens = end
 
-    def add_chunk(self, tokens: Sequence[int], position: int, seq_id: int, *, output: bool) -> None:
-        """Consecutive tokens of one sequence; `output` asks for the logits of the last."""
+    def add_chunk(self, tokens: Sequence[int], position: int, seq_id: int, *, outputs: int) -> None:
+        """Consecutive tokens of one sequence; `outputs` of them, from the last, get logits."""
         start = len(self)
         end = start + len(tokens)
         self.token[start:end] = tokens
         np.add(self._positions[: end - start], position, out=self.pos[start:end])
         self.seq[start:end] = seq_id
         self.output[start:end] = 0
-        self.output[end - 1] = output
-        self.outputs += output
+        self.output[end - outputs : end] = 1
+        self.outputs += outputs
         self.struct.n_tokens = end
 
 
@@ -104,6 +105,7 @@ class Model:
         self.n_batch = int(llama.llama_n_batch(ctx))
         self.n_ubatch = int(llama.llama_n_ubatch(ctx))
         self.n_seq_max = int(llama.llama_n_seq_max(ctx))
+        self.n_outputs_max = n_outputs_max(settings, facts)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(llama.llama_model_n_embd_out(model))
         self.keeps_prefixes = self._memory is not None and keeps_prefixes(settings, facts)
@@ -165,7 +167,7 @@ class Model:
         """Decode a few tokens and forget them: pages in the weights and shows whether this CPU can run the kernels."""
         count = min(WARM_UP_TOKENS, self.n_batch, self.n_ctx_request)
         batch = Batch(count)
-        batch.add_chunk([self._harmless_token()] * count, 0, 0, output=True)
+        batch.add_chunk([self._harmless_token()] * count, 0, 0, outputs=1)
         if self.embeddings:
             batch.output[:] = 1
         code = self.decode(batch)
@@ -275,7 +277,7 @@ class Model:
         The limits that llama.cpp guards by aborting the process are asserted here first.
         """
         assert 0 < len(batch) <= self.n_batch
-        assert self.embeddings or batch.outputs <= self.n_seq_max
+        assert self.embeddings or batch.outputs <= self.n_outputs_max
         code = int(llama.llama_decode(self.ctx, batch.struct))
         if code == 0 and self._memory is not None and not self.embeddings:
             self._map_logits()
@@ -328,7 +330,7 @@ class Model:
         pointer = llama.llama_get_logits(self.ctx)
         address = ctypes.addressof(pointer.contents)
         if address != self._logits_address:
-            self._logits = np.ctypeslib.as_array(pointer, shape=(self.n_seq_max, self.n_vocab))
+            self._logits = np.ctypeslib.as_array(pointer, shape=(self.n_outputs_max, self.n_vocab))
             self._logits_address = address
 
     def _render(self, token: int, *, special: bool) -> bytes:

@@ -137,9 +137,7 @@ def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int
     struct.n_seq_max = n_seq_max(settings, facts)
     struct.n_batch = max(settings.n_batch, settings.n_parallel)
     struct.n_ubatch = settings.n_ubatch
-    # One row of logits per running sequence is all that is ever asked for. llama.cpp also reserves rows for
-    # n_seq_max and aborts the process if the limit is lower than that (llama_context::output_reserve).
-    struct.n_outputs_max = struct.n_seq_max
+    struct.n_outputs_max = n_outputs_max(settings, facts)
     struct.n_threads = struct.n_threads_batch = n_threads if settings.n_threads == "auto" else settings.n_threads
     struct.flash_attn_type = _flash_attn_type(settings)
     struct.type_k = CACHE_TYPES[settings.type_k]
@@ -149,7 +147,7 @@ def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int
     if facts.embeddings:
         # Every token is an output, and one without causal attention or with pooling must see its whole input
         # in one micro-batch, so a batch is never larger than that.
-        struct.n_batch = struct.n_ubatch = struct.n_outputs_max = settings.embedding_batch
+        struct.n_batch = struct.n_ubatch = settings.embedding_batch
         struct.n_seq_max = settings.embedding_sequences
         struct.embeddings = True
         struct.pooling_type = facts.pooling_type
@@ -159,6 +157,17 @@ def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int
 def n_seq_max(settings: LlamaCppSettings, facts: ModelFacts) -> int:
     """Sequences the context has room for; no room for retired ones where they cost memory and nobody asked."""
     return settings.n_parallel if not keeps_prefixes(settings, facts) else settings.n_seq_max
+
+
+def n_outputs_max(settings: LlamaCppSettings, facts: ModelFacts) -> int:
+    """Rows of logits that one batch may ask for: one for each running sequence, and one for each guessed token.
+
+    llama.cpp also reserves rows for n_seq_max and aborts the process if the limit is lower than that
+    (llama_context::output_reserve). Every token of an embeddings batch is an output.
+    """
+    if facts.embeddings:
+        return settings.embedding_batch
+    return n_seq_max(settings, facts) + (settings.draft_rows if keeps_prefixes(settings, facts) else 0)
 
 
 def keeps_prefixes(settings: LlamaCppSettings, facts: ModelFacts) -> bool:

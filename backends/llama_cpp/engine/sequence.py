@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from backends.llama_cpp.engine.detokenize import TextStream
+from backends.llama_cpp.engine.drafts import Lookup
 from backends.llama_cpp.engine.prefix import Place, Saved
 from backends.llama_cpp.engine.sampler import Sampler
 from backends.llama_cpp.engine.types import Ended, Generate
@@ -29,10 +30,15 @@ class Job:
     completion_tokens: int = 0
 
     @property
+    def may_round_differently(self) -> bool:
+        """Whether its tokens may be computed in batches of any size, which round differently from each other. Not
+        with a seed, which asks for the same answer every time."""
+        return self.request.sampling.seed is None
+
+    @property
     def takes_prefixes(self) -> bool:
-        """Whether others' cache may be used. Not with a seed: what follows a cached prefix is computed in batches
-        of another size, which round differently, and a seed asks for the same answer every time."""
-        return self.request.cache_prompt and self.request.sampling.seed is None
+        """Whether others' cache may be used: what follows a cached prefix is computed in batches of another size."""
+        return self.request.cache_prompt and self.may_round_differently
 
     def ended(self, error: str | None) -> Ended:
         return Ended(
@@ -59,6 +65,8 @@ class Sequence:
     """Tokens, prompt included, at which the choice ends with LENGTH."""
     sampler: Sampler
     text: TextStream
+    lookup: Lookup | None = None
+    """What its next tokens are guessed from; None if they are not to be guessed."""
     place: Place | None = None
     saved: Saved | None = None
     """Its cache in host memory while it is preempted."""
