@@ -25,6 +25,8 @@ from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.tokens import Vocabulary
 
 PREPARING_THREADS = 2
+EASY_BYTES = 16 * 1024
+"""With no more than this unsent, a transport takes a write at once: asyncio's low-water mark."""
 _EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -125,17 +127,57 @@ async def send_stream(request: web.Request, call: Call, stream: Events) -> web.S
     response = web.StreamResponse(headers=_EVENT_STREAM)
     try:
         await response.prepare(request)
+        passage = _Passage(request, stream)
+        passage.events = stream.feed(outputs)
         while True:
-            events = stream.feed(outputs)
-            if events:
-                await response.write(events)
+            if passage.failure is not None:
+                raise passage.failure
+            if passage.events:
+                await response.write(passage.events)
+                passage.open = response.headers.get("Transfer-Encoding") == "chunked"
             if stream.finished:
                 await response.write_eof()
                 return response
-            outputs = await call.take()
+            passage.events = b""
+            await call.pass_on(passage.take)
     except ConnectionError:
         # The client is gone; leaving the call cancels the request in the engine.
         return response
+
+
+class _Passage:
+    """Writes a stream's events in the call that brings their outputs, where nothing has to wait."""
+
+    def __init__(self, request: web.Request, stream: Events) -> None:
+        self.open = False
+        """The headers are out and say that the body comes in chunks."""
+        self.events = b""
+        """What could not be written at once."""
+        self.failure: Exception | None = None
+        self._request = request
+        self._stream = stream
+
+    def take(self, outputs: list[Output]) -> bool:
+        try:
+            events = self._stream.feed(outputs)
+        except Exception as error:  # for the handler to raise: here it would end the worker
+            self.failure = error
+            return False
+        if self._stream.finished or not self._write_now(events):
+            self.events = events
+            return False
+        return True
+
+    def _write_now(self, events: bytes) -> bool:
+        """Whether the transport took them without anybody having to wait; as aiohttp would write a chunk."""
+        transport = self._request.transport
+        if not self.open or transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() + len(events) > EASY_BYTES:
+            return False
+        if events:
+            transport.write(b"%x\r\n%b\r\n" % (len(events), events))
+        return True
 
 
 def send_json(document: bytes, status: int = 200) -> web.Response:

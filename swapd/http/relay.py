@@ -18,8 +18,9 @@ import structlog
 from aiohttp import web
 
 from swapd.errors import SwapdError, WorkerLostError
+from swapd.http.flow import EventFlow
 from swapd.http.record import Record
-from swapd.http.sse import EventTooLargeError, Framer
+from swapd.http.sse import EventTooLargeError
 from swapd.http.stream import (
     COMMENT_EVERY_S,
     EVENT_STREAM,
@@ -171,24 +172,28 @@ class _Exchange:
         return await self._relay_body(upstream)
 
     async def _relay_events(self, upstream: Upstream) -> web.StreamResponse:
-        framer = Framer()
-        last_s = self.record.arrived_s
-        try:
-            while data := await upstream.read():
-                frames = framer.feed(data)
-                if frames.whole:
-                    if not self._events:
-                        await self._open_events(upstream.status)
-                    if frames.data_events:
-                        last_s = self._time_events(frames.data_events, last_s)
-                    await self.client.send(frames.whole)
-                if framer.done:
-                    break
-        except EventTooLargeError as exc:
-            raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
-        if not framer.done and not framer.told_error:
+        with EventFlow(self.client, self.record, self._timers) as flow:
+            try:
+                while data := await upstream.read():
+                    whole = flow.events_in(data)
+                    if whole:
+                        if not self._events:
+                            await self._open_events(upstream.status)
+                        await self.client.send(whole)
+                    while self._events and not flow.done:
+                        await upstream.pass_on(flow.take)
+                        if flow.too_large is not None:
+                            raise flow.too_large
+                        if not flow.kept:
+                            break
+                        await self.client.send(flow.give_kept())
+                    if flow.done:
+                        break
+            except EventTooLargeError as exc:
+                raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
+        if not flow.done and not flow.told_error:
             raise _CutShortError("its stream ended before [DONE]")
-        if framer.told_error:
+        if flow.told_error:
             self.record.broken = WorkerLostError.status
         response = await self.client.finish()
         await _read_to_end(upstream, self._bounds.close_s)
@@ -203,19 +208,6 @@ class _Exchange:
     async def _stop_comments(self) -> None:
         if self.comments is not None:
             await self.comments.stop()
-
-    def _time_events(self, count: int, last_s: float) -> float:
-        """Note events that arrived together; the gap before them is shared out. Returns the time now."""
-        age_s = self.record.age_s()
-        now_s = self.record.arrived_s + age_s
-        self.record.events += count
-        if self.record.first_token_s is None:
-            self.record.first_token_s = age_s
-            self._timers.first_token(age_s)
-            count, last_s = count - 1, now_s
-        for _ in range(count):
-            self._timers.inter_token((now_s - last_s) / count)
-        return now_s
 
     async def _relay_body(self, upstream: Upstream) -> web.StreamResponse:
         if not upstream.has_length:

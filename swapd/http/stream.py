@@ -50,6 +50,8 @@ class ClientStream:
         self._response: web.StreamResponse | None = None
         self.answered = False
         """A part of the answer itself was sent, more than comments."""
+        self._in_chunks = False
+        """The headers are out and say that the body comes in chunks."""
         self.finished = False
 
     @property
@@ -73,6 +75,20 @@ class ClientStream:
         await self.open()
         self.answered = True
         await self._write(data)
+        self._in_chunks = self.response.headers.get("Transfer-Encoding") == "chunked"
+
+    def send_now(self, data: bytes) -> bool:
+        """Write a further part of the answer if that cannot wait; else False, with nothing written: use `send`.
+
+        The chunk goes to the transport as aiohttp would write it, without the coroutines on the way.
+        """
+        transport = self._request.transport
+        if not self._in_chunks or transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() + len(data) > EASY_BYTES:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     async def comment(self) -> None:
         """Write a comment, which event stream readers ignore."""
