@@ -62,14 +62,17 @@ def test_the_chance_is_that_of_one_token_after_right_ones() -> None:
     assert lookup.chance == pytest.approx(3 / 4, abs=0.01), "three of the four that were looked at were right"
 
 
-def test_guesses_that_are_not_tried_slowly_get_another_chance() -> None:
+def test_a_guess_that_was_not_tried_teaches_as_much_when_its_token_has_come() -> None:
     lookup = Lookup()
-    for _ in range(20):
-        lookup.note_trial(4, 0)
-    low = lookup.chance
-    for _ in range(200):
-        lookup.note_untried()
-    assert low < 0.01 < 0.5 < lookup.chance < FIRST_CHANCE
+    lookup.note_untried(4, 7)
+    lookup.guess([1, 2, 3, 4, 7], 3)
+    assert lookup.chance > FIRST_CHANCE
+    once = lookup.chance
+    lookup.guess([1, 2, 3, 4, 7, 8], 3)
+    assert lookup.chance == once
+    lookup.note_untried(6, 1)
+    lookup.guess([1, 2, 3, 4, 7, 8, 9], 3)
+    assert lookup.chance < once
 
 
 def paced(**seconds: float) -> Pace:

@@ -14,35 +14,41 @@ MATCH_TOKENS = 4
 MAX_SLOWDOWN = 1.25
 """A batch may last this much longer for one sequence's guesses if others wait for their tokens in it."""
 
-FIRST_CHANCE = 0.7
-"""A guessed token's chance before any was tried."""
+FIRST_CHANCE = 0.5
+"""A guessed token's chance before anything is known of it."""
 CHANCE_WEIGHT = 0.3
-"""Of the newest trial in a sequence's running chance."""
-RECOVERY = 0.01
-"""How far the chance goes back to `FIRST_CHANCE` with each guess that was not tried: texts change."""
+"""Of the newest guess in a sequence's running chance."""
 
 _PACE_WEIGHT = 0.25
-_ASSUMED_GROWTH = 0.2
-"""What one more token costs beside the first, before a longer batch was measured."""
+_ASSUMED_GROWTH = 0.5
+"""What one more token costs beside the first, before a longer batch was measured: as on a slow CPU. Where it is less,
+short guesses win, show it, and longer ones are tried."""
 _MAX_PACE_TOKENS = 256
 
 
 class Lookup:
     """Where the tokens of one sequence stood together before, and how well that has foretold what comes."""
 
-    __slots__ = ("_indexed", "_places", "chance")
+    __slots__ = ("_indexed", "_places", "_untried", "chance")
 
     def __init__(self) -> None:
         self.chance = FIRST_CHANCE
         """The probability that a guessed token is right, if those before it were."""
         self._places: dict[tuple[int, ...], int] = {}
         self._indexed = MATCH_TOKENS
+        self._untried: tuple[int, int] | None = None
+        """Where a guess would have been, and what it was."""
 
     def guess(self, tokens: Sequence[int], count: int) -> list[int]:
         """At most `count` tokens that followed when the last `MATCH_TOKENS` stood together the last time.
 
         `tokens` only ever grows from call to call; each token is looked at once.
         """
+        if self._untried is not None:
+            # It costs nothing to see how a guess would have fared, so guessing begins where it has shown to win.
+            at, token = self._untried
+            self._untried = None
+            self._learn(float(tokens[at] == token))
         for end in range(self._indexed, len(tokens)):
             self._places[tuple(tokens[end - MATCH_TOKENS : end])] = end
         self._indexed = max(self._indexed, len(tokens))
@@ -53,12 +59,14 @@ class Lookup:
         """Of `tried` guessed tokens the first `right` were what the sampler chose."""
         assert 0 <= right <= tried
         if tried:
-            share = right / min(tried, right + 1)
-            self.chance += CHANCE_WEIGHT * (share - self.chance)
+            self._learn(right / min(tried, right + 1))
 
-    def note_untried(self) -> None:
-        """There was a guess, but it did not look worth a trial."""
-        self.chance += RECOVERY * (FIRST_CHANCE - self.chance)
+    def note_untried(self, place: int, token: int) -> None:
+        """There was a guess at the token that is to stand at this place, but it did not look worth a trial."""
+        self._untried = place, token
+
+    def _learn(self, share: float) -> None:
+        self.chance += CHANCE_WEIGHT * (share - self.chance)
 
 
 class Pace:
@@ -79,8 +87,7 @@ class Pace:
     def expected_s(self, n_tokens: int) -> float | None:
         """How long a batch of this many tokens should take; None before the first measurement.
 
-        Between two measured lengths it lies on the line between them. Beyond the longest one it is assumed to grow
-        slowly, so that longer batches are tried at all.
+        Between two measured lengths it lies on the line between them. Beyond the longest one it is assumed to grow.
         """
         below = max((n for n in self._seconds if n <= n_tokens), default=None)
         above = min((n for n in self._seconds if n >= n_tokens), default=None)

@@ -207,7 +207,7 @@ class Generator:
         for (grant, lookup, draft), length in zip(found, lengths, strict=True):
             grant.draft = draft[:length]
             if not length:
-                lookup.note_untried()
+                lookup.note_untried(len(grant.sequence.tokens), draft[0])
 
     def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
         """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
