@@ -34,7 +34,7 @@ async def run(bench: Bench, latency: Latency) -> AsyncIterator[Figure]:
         stream.check(latency.prompt_tokens, 1)
         return 1000 * stream.first_s
 
-    async with replace(bench, binary=None).servers(Context(latency.n_ctx, 1, bench.threads)) as (server,):
+    async with replace(bench, command=()).servers(Context(latency.n_ctx, 1, bench.threads)) as (server,):
         (socket,) = (bench.directory / "run").glob("workers-*/worker-*.sock")
         for _ in range(latency.rounds):
             through_ms.append(await first_ms(("127.0.0.1", server.port)))

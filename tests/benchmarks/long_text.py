@@ -1,6 +1,7 @@
 """One long text: what a token costs at its beginning, in its middle and at its end.
 
-Attention itself costs more with every token, for both alike; beyond that nothing may.
+Attention itself costs more with every token, for both alike; beyond that nothing may. Guessing is off: a long text
+of a small model repeats itself, and the end would be the fastest part.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ async def run(bench: Bench, long: Long) -> AsyncIterator[Figure]:
         (stream,) = await complete(server, [text_body(rng, long.prompt_tokens, long.output_tokens)])
         return speeds(stream.event_times_s, long.window)
 
-    async with bench.servers(Context(long.n_ctx, 1, bench.threads)) as servers:
+    async with bench.servers(Context(long.n_ctx, 1, bench.threads, spec_type="none")) as servers:
         samples = await bench.in_turns(servers, alone, "long")
     whats = {place: f"the {place} {long.window} of {long.output_tokens}" for place in ("first", "middle", "last")}
     for figure in figures_of("long", "events/s", samples, whats):

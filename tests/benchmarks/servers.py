@@ -44,6 +44,8 @@ class Context:
     n_parallel: int
     threads: int
     n_batch: int = 2048
+    spec_type: str = "auto"
+    """Whether swapd guesses tokens. llama-server does not unless its own flags say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all scenarios share. `binary` is a llama-server of the same ggml build, if there is one."""
+    """What all scenarios share. `command` is a llama-server of the same ggml build with further flags, or empty."""
 
     directory: Path
-    binary: str | None
+    command: tuple[str, ...]
     alternations: int
     threads: int
 
@@ -80,8 +82,8 @@ class Bench:
         """Everybody who is measured, warm: the model is loaded and has answered."""
         async with AsyncExitStack() as stack:
             found = [await stack.enter_async_context(_swapd(self.directory, context))]
-            if self.binary is not None:
-                found.append(await stack.enter_async_context(_llama_server(self.binary, self.directory, context)))
+            if self.command:
+                found.append(await stack.enter_async_context(_llama_server(self.command, self.directory, context)))
             rng = random.Random(SEED)
             for server in found:
                 await complete(server, [text_body(rng, 16, 2)])
@@ -200,6 +202,7 @@ async def _swapd(directory: Path, context: Context) -> AsyncIterator[Server]:
         "n_threads": context.threads,
         "n_batch": context.n_batch,
         "n_ubatch": min(N_UBATCH, context.n_batch),
+        "spec_type": context.spec_type,
     }
     config.write_text(
         f"server: {{listen: 127.0.0.1:{port}, state_dir: {directory}/state, runtime_dir: {directory}/run}}\n"
@@ -211,10 +214,10 @@ async def _swapd(directory: Path, context: Context) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def _llama_server(binary: str, directory: Path, context: Context) -> AsyncIterator[Server]:
+async def _llama_server(command: Sequence[str], directory: Path, context: Context) -> AsyncIterator[Server]:
     port = free_port()
     counts = {"-np": context.n_parallel, "-c": context.n_ctx, "-t": context.threads, "-b": context.n_batch}
     flags = [text for flag, count in counts.items() for text in (flag, str(count))]
-    argv = [binary, "-m", str(MODEL), "-kvu", *flags, "--host", "127.0.0.1", "--port", str(port)]
+    argv = [*command, "-m", str(MODEL), "-kvu", *flags, "--host", "127.0.0.1", "--port", str(port)]
     async with _process(*argv, port=port, log=directory / "llama-server.log") as pid:
         yield Server("llama-server", port, pid)

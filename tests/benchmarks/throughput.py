@@ -1,6 +1,6 @@
-"""Speed and memory of swapd, beside llama-server when its path is given, as ratios of one run.
+"""Speed and memory of swapd, beside llama-server when its command is given, as ratios of one run.
 
-    python tests/benchmarks/throughput.py SCENARIO [--llama-server PATH] [--alternations 5] [--json FILE]
+    python tests/benchmarks/throughput.py SCENARIO [--llama-server COMMAND] [--alternations 5] [--json FILE]
 
 Scenarios: plain, prefix, mixed, pressure, long, memory, latency, all; `SCENARIO --help` has what each can vary.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -58,7 +59,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     names = parser.add_subparsers(dest="scenario", required=True)
     for name in (*SCENARIOS, "all"):
         one = names.add_parser(name)
-        one.add_argument("--llama-server", metavar="PATH", help="a llama-server of the same ggml build")
+        one.add_argument(
+            "--llama-server", metavar="COMMAND", type=shlex.split, default=[], help="of the same ggml build"
+        )
         one.add_argument("--alternations", type=int, default=5)
         one.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 2)
         one.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
@@ -76,7 +79,7 @@ async def main(given: argparse.Namespace) -> None:
         scenario = SCENARIOS[name]
         own = {field.name: vars(given).get(field.name, field.default) for field in fields(scenario.parameters)}
         with tempfile.TemporaryDirectory(prefix="swapd-bench-") as directory:
-            bench = Bench(Path(directory), given.llama_server, given.alternations, given.threads)
+            bench = Bench(Path(directory), tuple(given.llama_server), given.alternations, given.threads)
             async for figure in scenario.run(bench, scenario.parameters(**own)):
                 print(figure, flush=True)
                 figures.append(figure)
