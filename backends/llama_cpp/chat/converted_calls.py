@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
 from backends.llama_cpp.chat.json_text import MAX_DEPTH, well_formed
-from backends.llama_cpp.chat.source import Parse, Source, text_before
+from backends.llama_cpp.chat.source import Parse, Source, text_before, until
 from backends.llama_cpp.chat.tools import Call, Tools
 
 
@@ -51,16 +51,13 @@ class ConvertedCalls:
             found = yield from text_before(source, (self.open,), Content, trim=called)
             if found is None:
                 return
-            while self.close not in source.text and not source.closed:
-                yield None
-            raw, closing, _ = source.text.partition(self.close)
-            source.take(len(raw) + len(closing))
+            raw, closed = yield from until(source, self.close)
             try:
                 calls = self.read(raw)
             except NotationError:
                 calls = ()
             if not calls or any(name not in tools for name, _ in calls):
-                yield Content(found.space + found.marker + raw + closing)
+                yield Content(found.space + found.marker + raw + (self.close if closed else ""))
                 continue
             called = True
             for name, arguments in calls:

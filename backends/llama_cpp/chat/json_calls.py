@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
-from backends.llama_cpp.chat.json_text import Head, JsonSpan, Span, call_head, decode_string, value_end
+from backends.llama_cpp.chat.json_text import Head, JsonSpan, Span, call_head, decode_string
 from backends.llama_cpp.chat.source import Parse, Source, skip, skip_space, text_before
 from backends.llama_cpp.chat.tools import Call, Tools
 
@@ -139,9 +139,10 @@ class JsonCalls:
 
     def _quoted(self, source: Source) -> Parse[None]:
         """Arguments inside a JSON string."""
+        span, end = JsonSpan(), 0
         while True:
-            end, state = value_end(source.text, 0)
-            if state is Span.DONE:
+            end = span.advance(source.text, end)
+            if span.state is Span.DONE:
                 yield Arguments(decode_string(source.take(end)))
                 return
             if source.closed:
@@ -161,20 +162,19 @@ class JsonCalls:
 
     def _tail(self, source: Source) -> Parse[None]:
         """Take further keys and the brace that ends the call's object, if they are there."""
+        while not (rest := source.text.lstrip()) and not source.closed:
+            yield None
+        start = len(source.text) - len(rest)
+        if rest.startswith("}"):
+            source.take(start + 1)
+        if not rest.startswith(","):
+            return
+        span, end = JsonSpan(), start + 1
+        span.advance("{")
         while True:
-            rest = source.text.lstrip()
-            if rest.startswith("}"):
-                source.take(len(source.text) - len(rest) + 1)
-                return
-            if rest and not rest.startswith(","):
-                return
-            if rest:
-                end, state = value_end("{" + rest[1:], 0)
-                if state is Span.DONE:
-                    source.take(len(source.text) - len(rest) + end)
-                    return
-                if state is Span.BROKEN:
-                    return
-            if source.closed:
+            end = span.advance(source.text, end)
+            if span.state is Span.DONE:
+                source.take(end)
+            if span.state is not Span.OPEN or source.closed:
                 return
             yield None

@@ -68,6 +68,19 @@ def text_before(
         yield None
 
 
+def until(source: Source, marker: str) -> Parse[tuple[str, bool]]:
+    """Take the text up to `marker` when it is there, and the marker; at the text's end all of it, and False."""
+    looked = 0
+    while (start := source.text.find(marker, looked)) < 0 and not source.closed:
+        # What was looked through once is not looked at again: a long text would cost its square.
+        looked = max(0, len(source.text) - len(marker) + 1)
+        yield None
+    found = start >= 0
+    text = source.take(start if found else len(source.text))
+    source.take(len(marker) if found else 0)
+    return text, found
+
+
 def locate(text: str, markers: Sequence[str], closed: bool) -> tuple[int, int | None, bool]:
     """Where the first marker is: its start, its end, and whether more text could not change that.
 
@@ -150,7 +163,11 @@ class Reader:
     def feed(self, text: str) -> list[Event]:
         """What the text so far has become certain to be, beyond what was told before."""
         assert not self._source.closed
-        self._source.text += text
+        # CPython appends in place to a string that has no other owner, and copies it otherwise.
+        whole, self._source.text = self._source.text, ""
+        whole += text
+        self._source.text = whole
+        del whole
         return self._advance()
 
     def finish(self) -> list[Event]:

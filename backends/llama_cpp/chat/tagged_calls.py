@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.llama_cpp.chat.events import Arguments, CallStart, Content
-from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, markers_in, match, skip, text_before
+from backends.llama_cpp.chat.source import MAX_HEADER_CHARS, Parse, Source, markers_in, match, skip, text_before, until
 from backends.llama_cpp.chat.tools import Call, Tool, Tools
 
 
@@ -126,12 +126,9 @@ class TaggedCalls:
         """Pass one value on as JSON; False if the text ends inside."""
         if tool.takes_text(key):
             return (yield from self._text(source))
-        while self.end_value not in source.text and not source.closed:
-            yield None
-        raw, ended, _ = source.text.partition(self.end_value)
-        source.take(len(raw) + len(ended))
+        raw, ended = yield from until(source, self.end_value)
         yield Arguments(_as_json(_unwrapped(raw)))
-        return bool(ended)
+        return ended
 
     def _text(self, source: Source) -> Parse[bool]:
         """A string's pieces, as they come. A newline before them belongs to the markup, and then one after them."""
