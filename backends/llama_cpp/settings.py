@@ -47,7 +47,7 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """Finished sequences whose cache is kept for the next prompt with the same beginning."""
     cache_ram: Size | Literal["auto"] = "auto"
     """RAM for the caches of finished and preempted sequences; auto is the size of the KV cache, at most 512 MiB."""
-    prefill_stall: Duration = 1.0
+    prefill_stall: Duration = 1.5
     """While streams run, prompts are cut so that no batch keeps them waiting for longer than about this."""
     spec_type: Literal["auto", "none"] = "auto"
     """Auto guesses tokens that stood in the text before and decodes them along while that is measured to win time."""

@@ -64,14 +64,16 @@ def test_before_any_measurement_one_micro_batch_is_allowed() -> None:
 
 
 def test_a_slow_machine_gives_prompts_little_while_others_decode() -> None:
-    assert budget(200.0, decoding=1) == 50 - 1
+    assert budget(100.0, decoding=1) == 25 - 1
     assert budget(1.0, decoding=1) == MIN_CHUNK_TOKENS
     assert budget(1.0, decoding=1, n_batch=8) == 8
 
 
-def test_a_batch_beyond_one_tile_fills_whole_tiles() -> None:
+def test_a_batch_near_a_tile_or_more_fills_whole_tiles() -> None:
+    assert budget(200.0, decoding=1) == 64 - 1
     assert budget(600.0, decoding=6) == 128 - 6
-    assert budget(1000.0, decoding=20) == 192 - 20
+    assert budget(1000.0, decoding=20) == 256 - 20
+    assert budget(1000.0, decoding=2, n_batch=200) == 192 - 2
 
 
 def test_streams_that_may_wait_longer_let_prompts_go_faster() -> None:

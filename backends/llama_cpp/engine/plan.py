@@ -43,12 +43,14 @@ def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> lis
 def prompt_budget(tokens_per_s: float | None, stall_s: float, *, decoding: int, n_batch: int, n_ubatch: int) -> int:
     """Prompt tokens the next batch may carry, from the measured speed (None before the first measurement).
 
-    `stall_s` is how long the `decoding` streams may be kept waiting; with none, it is `LONG_BATCH_S` in whole
+    `stall_s` is how long the `decoding` streams may be kept waiting, to the nearest whole tile; with none, it is `LONG_BATCH_S` in whole
     micro-batches, so that a prompt that runs alone is always cut in the same places and gives the same logits.
     """
     if decoding:
         total = n_ubatch if tokens_per_s is None else min(n_ubatch, int(tokens_per_s * stall_s))
-        total -= total % TILE_TOKENS if total > TILE_TOKENS else 0
+        if total > TILE_TOKENS // 2:
+            # A batch of one tile reads a prompt at two thirds of the speed of four, and one of two at nine tenths.
+            total = min(n_ubatch, (total + TILE_TOKENS // 2) // TILE_TOKENS * TILE_TOKENS)
         return max(min(MIN_CHUNK_TOKENS, n_ubatch), total - decoding)
     if tokens_per_s is None:
         return min(n_batch, n_ubatch)
