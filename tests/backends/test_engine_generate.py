@@ -333,6 +333,25 @@ def test_what_no_sampler_can_do_fails_that_request_alone(driver: Driver, model: 
     assert "empty" in str(errors["empty"])
 
 
+def test_logits_that_are_no_numbers_fail_their_request_alone(
+    driver: Driver, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = story(model, "rain", "good", max_tokens=3), story(model, "bread", "bad", n=2, sampling=Sampling(seed=1))
+    expected = driver.one(story(model, "rain", max_tokens=3)).text
+    driver = Driver(model, 8)
+    driver.add(bad, good)
+    driver.step()
+    real = model.logits
+    broken = [place for place, running in enumerate(driver.generator._roster.running) if running.job.request is bad]
+    monkeypatch.setattr(model, "logits", lambda row: real(row) * (math.nan if row in broken else 1))
+    driver.step()
+    monkeypatch.undo()
+    answers = driver.run()
+    assert answers["bad"].ended is not None
+    assert answers["bad"].ended.error == "the model's logits are not numbers"
+    assert answers["good"].text == expected
+
+
 class Interposed:
     """The model's decode with a fault in it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
@@ -16,8 +17,9 @@ from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
-from backends.llama_cpp.engine.sampler import SamplingError, choice_seed, make_sampler
+from backends.llama_cpp.engine.sampler import make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
+from backends.llama_cpp.engine.stages import SamplingError, choice_seed
 from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Prefilled
 from backends.llama_cpp.settings import MAX_DRAFT_TOKENS
 
@@ -141,6 +143,7 @@ class Generator:
                     choice_seed(seed, index),
                     eog_tokens=model.eog_tokens,
                     suppressed=model.suppressed_tokens,
+                    piece=partial(model.piece, visible=True),
                     candidates=self._candidates,
                     n_vocab=model.n_vocab,
                     n_ctx=model.n_ctx,
@@ -162,6 +165,9 @@ class Generator:
 
     def _leave(self, sequence: Sequence) -> None:
         """A choice is over: its sampler goes, and its place."""
+        if sequence.place is not None and sequence.cached > len(sequence.tokens):
+            # Guesses behind a stop string, or that were not looked at.
+            self._cache.cut(sequence.place, len(sequence.tokens))
         del sequence.job.live[sequence.index]
         sequence.sampler.close()
         self._roster.leave(sequence)
@@ -278,11 +284,17 @@ class Generator:
             if grant.row < 0:
                 continue
             sequence, job = grant.sequence, grant.sequence.job
+            if sequence.index not in job.live:
+                continue
             if not job.prefilled:
                 job.prefilled = True
                 self._roster.note_prefilled()
                 outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
-            tokens = self._choose(grant)
+            try:
+                tokens = self._choose(grant)
+            except SamplingError as error:
+                self._end(job, str(error), outputs)
+                continue
             if grant.draft:
                 self._take_back(grant, right=len(tokens) - 1)
             for token in tokens:
@@ -336,9 +348,6 @@ class Generator:
         outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish))
         sequence.unsent_tokens = 0
         if finish is not None:
-            if sequence.place is not None and sequence.cached > len(sequence.tokens):
-                # Right guesses behind a stop string.
-                self._cache.cut(sequence.place, len(sequence.tokens))
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)

@@ -27,21 +27,72 @@ class Finish(Enum):
     """`max_tokens` reached, or the context is full."""
 
 
+class Stage(Enum):
+    """A step of sampling whose place in the order a request may set, by llama.cpp's names."""
+
+    PENALTIES = "penalties"
+    DRY = "dry"
+    TOP_N_SIGMA = "top_n_sigma"
+    TOP_K = "top_k"
+    TYPICAL_P = "typ_p"
+    TOP_P = "top_p"
+    MIN_P = "min_p"
+    XTC = "xtc"
+    TEMPERATURE = "temperature"
+    ADAPTIVE_P = "adaptive_p"
+    """Chooses the token itself, and does so last wherever it stands."""
+
+
+DEFAULT_STAGES = tuple(stage for stage in Stage if stage is not Stage.ADAPTIVE_P)
+"""llama.cpp's order (common_params_sampling)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """One request's sampler settings, checked and ranged at the edge. Defaults are llama.cpp's."""
+    """One request's sampler settings, checked and ranged at the edge. Names and defaults are llama.cpp's."""
 
     temperature: float = 0.8
     """0 or less is greedy."""
+    dynatemp_range: float = 0.0
+    """The temperature is up to so much lower or higher, by the entropy of what is left; 0 is off."""
+    dynatemp_exponent: float = 1.0
     top_k: int = 40
     """0 or less is off."""
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0
+    """1 is off."""
+    top_n_sigma: float = -1.0
+    """Standard deviations of the logits below the largest; 0 or less is off."""
+    xtc_probability: float = 0.0
+    """How often all likely tokens but the last of them are taken away; 0 is off."""
+    xtc_threshold: float = 0.1
+    """From what probability on a token is likely; above 0.5 is off."""
+    min_keep: int = 0
+    """Tokens that top_p, min_p, typical_p and xtc leave at least."""
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     """Tokens the penalties look back; 0 is off, -1 the whole context."""
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    """0 is off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    """Tokens it looks back; 0 is off, -1 the whole context."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """Texts that no repetition reaches across."""
+    mirostat: int = 0
+    """1 or 2 replaces all that cuts the candidates by that version of Mirostat."""
+    mirostat_tau: float = 5.0
+    """The surprise it aims at, in bits per token."""
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    """The probability that ADAPTIVE_P aims at; below 0 it only draws."""
+    adaptive_decay: float = 0.9
+    samplers: tuple[Stage, ...] = DEFAULT_STAGES
+    """The order of the stages. What is not named does nothing, the temperature included."""
     seed: int | None = None
     """None draws a fresh one. With a seed no cached prefix is taken: it would round differently from run to run."""
     logit_bias: tuple[tuple[int, float], ...] = ()
