@@ -124,7 +124,8 @@ def _joined(group: list[Output]) -> Output:
         return group[0]
     last = pieces[-1]
     text, tokens = "".join(piece.text for piece in pieces), sum(piece.tokens for piece in pieces)
-    return Piece(last.request_id, last.index, text, tokens, last.finish)
+    logprobs = tuple(entry for piece in pieces for entry in piece.logprobs)
+    return Piece(last.request_id, last.index, text, tokens, last.finish, logprobs)
 
 
 class Switchboard:

@@ -13,11 +13,22 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from backends.llama_cpp.engine.types import Ended, Finish, Generate, Output, Piece, Prefilled, SpecialTokens
+from backends.llama_cpp.engine.types import (
+    Ended,
+    Finish,
+    Generate,
+    Output,
+    Piece,
+    Prefilled,
+    SpecialTokens,
+    TokenLogprobs,
+)
 from backends.llama_cpp.errors import RequestError, engine_failed
-from backends.llama_cpp.prompts import Tokenizer, check_prompt, generates
-from backends.llama_cpp.requests import INT32_MAX, GenerateBody, Limits, TokenId, Tokens, choices, decode, max_tokens
+from backends.llama_cpp.logprobs import native_logprobs
+from backends.llama_cpp.prompts import check_prompt, generates
+from backends.llama_cpp.requests import Limits, TextBody, TokenId, Tokens, choices, decode, max_tokens
 from backends.llama_cpp.responses import DONE
+from backends.llama_cpp.sampling import INT32_MAX, Tokenizer
 from backends.llama_cpp.tokens import mixed_tokens
 from backends.llama_cpp.unsupported import INFILL
 
@@ -37,7 +48,7 @@ class Extra(msgspec.Struct, frozen=True):
     filename: Annotated[str, Meta(max_length=4096)] | None = None
 
 
-class InfillBody(GenerateBody, frozen=True, kw_only=True):
+class InfillBody(TextBody, frozen=True, kw_only=True):
     """POST /infill. The gap is between `input_prefix` with `prompt` after it, and `input_suffix`."""
 
     input_prefix: Text
@@ -84,7 +95,7 @@ def infill_request(
     prompt = infill_prompt(body, tokenizer, special, limits)
     check_prompt(prompt, limits, "prompt")
     asked = msgspec.structs.replace(body, n_predict=1) if body.warms_up else body
-    (generate,) = generates(asked, [prompt], limits, new_id)
+    (generate,) = generates(asked, [prompt], tokenizer, limits, new_id)
     return generate
 
 
@@ -148,6 +159,8 @@ class Filling:
     failed: bool = False
     ended: bool = False
     _texts: list[str] = field(default_factory=list)
+    _characters: int = 0
+    _logprobs: list[TokenLogprobs] = field(default_factory=list)
     _indent: int | None = None
     """Blanks at the beginning of the current line so far; None behind them, and on the first line."""
     _began_s: float | None = None
@@ -168,9 +181,9 @@ class Filling:
                 case Prefilled():
                     self._prompt_tokens, self._cached_tokens = output.prompt_tokens, output.cached_tokens
                 case Piece():
-                    text = self._take(output)
+                    text, entries = self._take(output)
                     if text:
-                        events.append(_event(self._document(text, stop=False)))
+                        events.append(_event(self._document(text, entries, stop=False)))
                     if self.ended:
                         return b"".join([*events, *self._last()])
                 case Ended(error=str() as error):
@@ -193,19 +206,22 @@ class Filling:
     def answer(self) -> bytes:
         """The whole answer as a JSON document."""
         assert self.ended
-        return msgspec.json.encode(self._document("".join(self._texts), stop=True))
+        return msgspec.json.encode(self._document("".join(self._texts), self._logprobs, stop=True))
 
-    def _take(self, piece: Piece) -> str:
-        """Book a piece; returns what of its text is part of the answer."""
+    def _take(self, piece: Piece) -> tuple[str, Sequence[TokenLogprobs]]:
+        """Book a piece; returns what of its text is part of the answer, and of that what there is to tell."""
         self._tokens += piece.tokens
         self._finish = piece.finish or self._finish
         text = "" if self.body.warms_up else self._within_indent(piece.text)
         self._texts.append(text)
+        self._characters += len(text)
+        entries = [entry for entry in piece.logprobs if entry.offset < self._characters]
+        self._logprobs += entries
         if not self.ended and "\n" in text and self._is_late():
             self._cut()
         if self._began_s is None:
             self._began_s = self.now_s()
-        return text
+        return text, entries
 
     def _within_indent(self, text: str) -> str:
         """The text up to the first line that is not indented enough (server-context.cpp process_token)."""
@@ -229,9 +245,9 @@ class Filling:
         self.ended, self._finish = True, Finish.LENGTH
 
     def _last(self) -> list[bytes]:
-        return [_event(self._document("", stop=True)), DONE]
+        return [_event(self._document("", (), stop=True)), DONE]
 
-    def _document(self, content: str, *, stop: bool) -> dict[str, Any]:
+    def _document(self, content: str, entries: Sequence[TokenLogprobs], *, stop: bool) -> dict[str, Any]:
         document: dict[str, Any] = {
             "index": 0,
             "content": content,
@@ -240,6 +256,8 @@ class Filling:
             "tokens_predicted": self._tokens,
             "tokens_evaluated": self._prompt_tokens,
         }
+        if entries:
+            document["completion_probabilities"] = native_logprobs(entries)
         if stop:
             document |= {
                 "tokens_cached": self._cached_tokens,

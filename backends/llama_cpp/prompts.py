@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
 from backends.llama_cpp.chat.body import ChatBody
 from backends.llama_cpp.chat.conversation import Chat
@@ -24,16 +23,10 @@ from backends.llama_cpp.requests import (
     Tokens,
     choices,
     max_tokens,
-    sampling,
     several,
     stops,
 )
-
-
-class Tokenizer(Protocol):
-    """What is needed of the model here. Safe to call from any thread."""
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+from backends.llama_cpp.sampling import Tokenizer, sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,7 @@ def chat_request(
     rendered = chat.render(body, now)
     prompt = _chat_tokens(rendered.prompt, tokenizer, chat)
     check_prompt(prompt, limits, "messages")
-    (generate,) = generates(body, [prompt], limits, new_id)
+    (generate,) = generates(body, [prompt], tokenizer, limits, new_id)
     visible = visible_tokens(rendered.reading.markers, tokenizer)
     return ChatRequest([replace(generate, visible_tokens=visible)], rendered.reading)
 
@@ -84,7 +77,7 @@ def completion_requests(
 ) -> list[Generate]:
     """One Generate per prompt, in order."""
     prompts = [_tokens(prompt, tokenizer, limits, "prompt") for prompt in several(body.prompt, "prompt", MAX_PROMPTS)]
-    return generates(body, prompts, limits, new_id)
+    return generates(body, prompts, tokenizer, limits, new_id)
 
 
 def _tokens(one: str | Tokens, tokenizer: Tokenizer, limits: Limits, param: str) -> Tokens:
@@ -115,9 +108,10 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
 
 
 def generates(
-    body: GenerateBody, prompts: Sequence[Tokens], limits: Limits, new_id: Callable[[], str]
+    body: GenerateBody, prompts: Sequence[Tokens], tokenizer: Tokenizer, limits: Limits, new_id: Callable[[], str]
 ) -> list[Generate]:
     """One Generate per prompt with the sampling the body asks for."""
-    n, limit, stop, sampler = choices(body, limits), max_tokens(body), stops(body), sampling(body, limits)
-    cache = body.cache_prompt is not False
-    return [Generate(new_id(), prompt, sampler, limit, stop, n, cache) for prompt in prompts]
+    n, limit, stop = choices(body, limits), max_tokens(body), stops(body)
+    sampler = sampling(body, limits.n_vocab, tokenizer)
+    cache, logprobs = body.cache_prompt is not False, body.alternatives()
+    return [Generate(new_id(), prompt, sampler, limit, stop, n, cache, logprobs=logprobs) for prompt in prompts]

@@ -1,6 +1,7 @@
 """What a client may send: typed bodies, checked types and ranges, and their translation into engine terms.
 
-Owns the bounds on every field. A null means the same as an absent field. Pure: bytes in, frozen data out.
+Owns the bounds on every field but those of sampling. A null means the same as an absent field. Pure: bytes in, frozen
+data out.
 """
 
 from __future__ import annotations
@@ -12,25 +13,18 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from backends.llama_cpp.engine.types import Sampling
 from backends.llama_cpp.errors import RequestError
+from backends.llama_cpp.sampling import INT32_MAX, SamplingBody
 from backends.llama_cpp.unsupported import COMPLETION, Off, refuse_unsupported
 
 MAX_PROMPTS = 128
 MAX_STOPS = 32
 MAX_STOP_CHARS = 512
-MAX_BIASES = 4096
-BAN_BIAS = -100.0
-"""OpenAI: a bias this low bans the token."""
-INT32_MAX = 2**31 - 1
-RANDOM_SEED = 2**32 - 1
-"""llama.cpp's LLAMA_DEFAULT_SEED, which -1 also comes to: draw a fresh seed."""
+MAX_PROBS = 100
+"""llama-server has no bound; OpenAI's own fields have narrower ones."""
 
 Limit = Annotated[int, Meta(ge=-1, le=INT32_MAX)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
-Bias = Annotated[float, Meta(ge=-1e6, le=100)] | bool
 TokenId = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 Tokens = tuple[TokenId, ...]
 
@@ -41,7 +35,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
+class GenerateBody(SamplingBody, frozen=True, kw_only=True):
     """The fields chat and text completions share."""
 
     stream: bool | None = None
@@ -53,18 +47,8 @@ class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: Limit | None = None
     n_predict: Limit | None = None
     stop: Stop | Annotated[tuple[Stop, ...], Meta(max_length=MAX_STOPS)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    """OpenAI ends at 2; llama.cpp's users go further."""
-    top_k: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | None = None
-    top_p: Share | None = None
-    min_p: Share | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=INT32_MAX)] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
-    ignore_eos: bool | None = None
+    n_probs: Annotated[int, Meta(ge=0, le=MAX_PROBS)] | None = None
+    """llama-server's name of what chats and completions each say in their own way."""
     cache_prompt: bool | None = None
 
     @property
@@ -72,8 +56,23 @@ class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the stream ends with a chunk of token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def alternatives(self) -> int | None:
+        """How many likely tokens are told beside each one with their logprobs; None tells nothing."""
+        return self.n_probs or None
 
-class CompletionBody(GenerateBody, frozen=True, kw_only=True):
+
+class TextBody(GenerateBody, frozen=True, kw_only=True):
+    """The fields of all that goes on with a text: chats say `logprobs` in another way."""
+
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | bool | None = None
+
+    def alternatives(self) -> int | None:
+        if self.logprobs is True:
+            raise RequestError("logprobs is true; give the number of alternatives, 0 to 5", param="logprobs")
+        return self.n_probs or (None if self.logprobs is False else self.logprobs)
+
+
+class CompletionBody(TextBody, frozen=True, kw_only=True):
     """POST /v1/completions. `prompt` is one text, one list of token ids, or a list of either."""
 
     prompt: str | tuple[str | TokenId | Tokens, ...]
@@ -171,50 +170,3 @@ def stops(body: GenerateBody) -> tuple[str, ...]:
     """The stop strings; empty ones stop nothing and are dropped."""
     asked = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
     return tuple(stop for stop in asked if stop)
-
-
-def sampling(body: GenerateBody, limits: Limits) -> Sampling:
-    """The sampler settings, with llama.cpp's defaults for what is absent."""
-    asked = {
-        name: value
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repeat_penalty",
-            "frequency_penalty",
-            "presence_penalty",
-            "ignore_eos",
-        )
-        if (value := getattr(body, name)) is not None
-    }
-    last_n = Sampling().repeat_last_n if body.repeat_last_n is None else body.repeat_last_n
-    seed = None if body.seed is None else body.seed % 2**32
-    return Sampling(
-        **asked,
-        # llama.cpp allocates a ring of this many tokens, and none can be older than the context.
-        repeat_last_n=min(last_n, limits.n_ctx),
-        seed=None if seed == RANDOM_SEED else seed,
-        logit_bias=_biases(body.logit_bias or {}, limits.n_vocab),
-    )
-
-
-def _biases(asked: Mapping[str, float | bool], n_vocab: int) -> tuple[tuple[int, float], ...]:
-    return tuple((_token_id(key, n_vocab), _bias(key, value)) for key, value in asked.items())
-
-
-def _token_id(key: str, n_vocab: int) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < n_vocab):
-        raise RequestError(
-            f"logit_bias: {key[:64]!r} is not a token id of this model (0 to {n_vocab - 1})", param="logit_bias"
-        )
-    return int(key)
-
-
-def _bias(key: str, value: float | bool) -> float:
-    if value is True:
-        raise RequestError(f"logit_bias: {key} is true; give a number, or false to ban the token", param="logit_bias")
-    if value is False or value <= BAN_BIAS:
-        return float("-inf")
-    return float(value)

@@ -14,8 +14,9 @@ from msgspec import UNSET, UnsetType
 
 from backends.llama_cpp.chat.answers import ChatMessage, ChoiceReader, Delta, whole_message
 from backends.llama_cpp.chat.events import Event
-from backends.llama_cpp.engine.types import Ended, Output, Piece, Prefilled
+from backends.llama_cpp.engine.types import Ended, Output, Piece, Prefilled, TokenLogprobs
 from backends.llama_cpp.errors import engine_failed
+from backends.llama_cpp.logprobs import ChatLogprobs, TextLogprobs, chat_logprobs, text_logprobs
 
 DONE = b"data: [DONE]\n\n"
 
@@ -47,14 +48,14 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: ChatMessage
     finish_reason: str | None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: Delta
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
 
 
 Choice = ChatChoice | ChatChunkChoice | TextChoice
@@ -140,6 +141,8 @@ class Stream:
     _open: set[str] = field(init=False)
     _readers: Mapping[int, ChoiceReader] = field(init=False)
     _tally: Tally = field(default_factory=Tally)
+    _untold: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    """Logprobs of text that the reader of a chat's choice holds back."""
 
     def __post_init__(self) -> None:
         self._open = set(self.first_index)
@@ -173,13 +176,24 @@ class Stream:
         index = self.first_index[piece.request_id] + piece.index
         if self.heading.dialect is Dialect.COMPLETION:
             finish = piece.finish.value if piece.finish else None
-            return [self._event(TextChoice(index, piece.text, finish))] if piece.text or finish else []
+            logprobs = text_logprobs(piece.logprobs) if piece.logprobs else None
+            return [self._event(TextChoice(index, piece.text, finish, logprobs))] if piece.text or finish else []
         reader = self._readers[index]
         deltas = reader.deltas(piece.text, last=piece.finish is not None)
-        events = [self._event(ChatChunkChoice(index, delta)) for delta in deltas]
+        choices = [ChatChunkChoice(index, delta) for delta in deltas]
         if piece.finish:
-            events.append(self._event(ChatChunkChoice(index, Delta(), reader.finish_reason(piece.finish))))
-        return events
+            choices.append(ChatChunkChoice(index, Delta(), reader.finish_reason(piece.finish)))
+        if piece.logprobs or index in self._untold:
+            self._tell(index, piece, choices)
+        return [self._event(choice) for choice in choices]
+
+    def _tell(self, index: int, piece: Piece, choices: list[ChatChunkChoice]) -> None:
+        """Put the logprobs of all text read so far into the first of these chunks, or keep them for the next one."""
+        untold = [*self._untold.pop(index, ()), *piece.logprobs]
+        if choices:
+            choices[0] = msgspec.structs.replace(choices[0], logprobs=chat_logprobs(untold))
+        else:
+            self._untold[index] = untold
 
     def _ended(self, ended: Ended) -> list[bytes]:
         if ended.error is not None:
@@ -208,9 +222,12 @@ class Whole:
     n: int
     new_reader: NewReader | None = None
     """Reads each choice of a chat."""
+    logprobs: bool = False
+    """Whether they were asked for."""
     _texts: dict[int, list[str]] = field(default_factory=dict)
     _events: dict[int, list[Event]] = field(default_factory=dict)
     _finishes: dict[int, str] = field(default_factory=dict)
+    _logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     _open: set[str] = field(init=False)
     _readers: Mapping[int, ChoiceReader] = field(init=False)
     _tally: Tally = field(default_factory=Tally)
@@ -243,6 +260,8 @@ class Whole:
             self._texts.setdefault(index, []).append(piece.text)
         else:
             self._events.setdefault(index, []).extend(reader.read(piece.text, last=piece.finish is not None))
+        if piece.logprobs:
+            self._logprobs.setdefault(index, []).extend(piece.logprobs)
         if piece.finish:
             self._finishes[index] = reader.finish_reason(piece.finish) if reader else piece.finish.value
 
@@ -254,9 +273,12 @@ class Whole:
 
     def _choice(self, index: int) -> Choice:
         finish = self._finishes.get(index)
+        entries = self._logprobs.get(index, ())
         if self.heading.dialect is Dialect.CHAT:
-            return ChatChoice(index, whole_message(self._events.get(index, ())), finish)
-        return TextChoice(index, "".join(self._texts.get(index, ())), finish)
+            message = whole_message(self._events.get(index, ()))
+            return ChatChoice(index, message, finish, chat_logprobs(entries) if self.logprobs else None)
+        text = "".join(self._texts.get(index, ()))
+        return TextChoice(index, text, finish, text_logprobs(entries) if self.logprobs else None)
 
 
 def _readers(new_reader: NewReader | None, count: int) -> dict[int, ChoiceReader]:

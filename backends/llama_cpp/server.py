@@ -94,7 +94,7 @@ async def _generate(
     call.submit(generates)
     if body.stream:
         return await send_stream(request, call, Stream(heading, first_index, n, body.include_usage, new_reader))
-    whole = Whole(heading, first_index, n, new_reader)
+    whole = Whole(heading, first_index, n, new_reader, logprobs=generates[0].logprobs is not None)
     while not whole.finished:
         whole.feed(await call.take())
     return send_json(whole.answer())

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import msgspec
 
-from backends.llama_cpp.prompts import Tokenizer, check_known
+from backends.llama_cpp.prompts import check_known
 from backends.llama_cpp.requests import Limits, TokenId, Tokens, decode
+from backends.llama_cpp.sampling import Tokenizer
 
 
 class Vocabulary(Tokenizer, Protocol):

@@ -1,7 +1,7 @@
 """The parameters other servers know and this worker does not have: refused by name unless they are off.
 
-Owns the table. A companion of a switch that is in the table (`xtc_threshold` beside `xtc_probability`) is not
-listed: while its switch is off it changes nothing. Fields in neither list are unknown and ignored.
+Owns the table. A companion of a switch in the table (`reasoning_budget_message`) is not listed: while its switch is off
+it changes nothing. Fields in neither list are unknown and ignored.
 """
 
 from __future__ import annotations
@@ -30,19 +30,10 @@ def _is_text_format(value: object) -> bool:
 
 _NEVER = _one_of()
 _FALSE = _one_of(False)
-_ZERO = _one_of(0, False)
 _EMPTY = _one_of([], {}, "")
 
-_SAMPLERS: dict[str, Off] = {
-    "typical_p": _one_of(1),
-    "top_n_sigma": _at_most(0),
-    "xtc_probability": _at_most(0),
-    "dynatemp_range": _at_most(0),
-    "mirostat": _ZERO,
-    "dry_multiplier": _at_most(0),
-    "adaptive_target": lambda value: isinstance(value, int | float) and value < 0,
-    "min_keep": _at_most(1),
-    "samplers": _NEVER,
+_GENERATION: dict[str, Off] = {
+    "post_sampling_probs": _FALSE,
     "n_indent": _at_most(0),
     "t_max_predict_ms": _at_most(0),
     "reasoning_budget_tokens": _one_of(-1),
@@ -54,25 +45,18 @@ _STRUCTURE: dict[str, Off] = {
     "json_schema": _NEVER,
     "response_format": _is_text_format,
 }
-_LOGPROBS: dict[str, Off] = {
-    "logprobs": _ZERO,
-    "top_logprobs": _ZERO,
-    "n_probs": _ZERO,
-}
 
 CHAT: Mapping[str, Off] = {
-    **_SAMPLERS,
+    **_GENERATION,
     **_STRUCTURE,
-    **_LOGPROBS,
     "functions": _EMPTY,
     "function_call": _one_of("none", "auto", ""),
     "modalities": _one_of([], ["text"]),
     "audio": _EMPTY,
 }
 COMPLETION: Mapping[str, Off] = {
-    **_SAMPLERS,
+    **_GENERATION,
     **_STRUCTURE,
-    **_LOGPROBS,
     "best_of": _one_of(1),
     "echo": _FALSE,
     "suffix": _EMPTY,

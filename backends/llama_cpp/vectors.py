@@ -17,8 +17,9 @@ from msgspec import UNSET, Meta, UnsetType
 
 from backends.llama_cpp.engine.types import SpecialTokens
 from backends.llama_cpp.errors import CONTEXT_EXCEEDED, RequestError
-from backends.llama_cpp.prompts import Tokenizer, check_known
-from backends.llama_cpp.requests import INT32_MAX, Limits, TokenId, Tokens, decode, several
+from backends.llama_cpp.prompts import check_known
+from backends.llama_cpp.requests import Limits, TokenId, Tokens, decode, several
+from backends.llama_cpp.sampling import INT32_MAX, Tokenizer
 
 MAX_INPUTS = 2048
 """OpenAI's bound on the inputs of one embeddings request; the same for the documents of one reranking."""

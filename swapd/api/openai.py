@@ -31,6 +31,9 @@ _Stops = Annotated[list[str], msgspec.Meta(max_length=64)]
 _Tokens = list[Annotated[int, msgspec.Meta(ge=0)]]
 _Text = str | Annotated[list[str | int | _Tokens], msgspec.Meta(min_length=1)]
 """A text, several texts, the tokens of one, or the tokens of several; `_check_text` refuses mixtures."""
+_Bias = float | bool
+_Biases = dict[str, _Bias] | list[tuple[int | str, _Bias]]
+"""llama.cpp's clients also send lists, and false for a ban."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -50,7 +53,7 @@ class _Sampled(msgspec.Struct, kw_only=True):
     stop: str | _Stops | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: _Biases | None = None
     user: str | None = None
 
 

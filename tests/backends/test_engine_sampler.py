@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,65 @@ def test_typical_p_is_not_thrown_off_by_what_was_cut_or_is_next_to_impossible() 
     settings = {**ANYTHING, "typical_p": 0.2, "temperature": 1.0}
     assert support(Sampling(**settings), row) == {1}
     assert support(Sampling(**settings, top_n_sigma=3.0), row) == {1}
+
+
+def random_sampling(rng: random.Random, n_vocab: int) -> Sampling:
+    """Settings from all over their ranges, the ends and what is next to nothing included."""
+    tiny = 1e-45
+    order = rng.sample(list(Stage), rng.randrange(len(Stage) + 1))
+    banned = rng.sample(range(n_vocab), rng.randrange(n_vocab // 2))
+    biased = [(rng.randrange(n_vocab), rng.choice((-99.0, 1.0, 100.0, 1e5))) for _ in range(rng.randrange(3))]
+    return Sampling(
+        temperature=rng.choice((0, 1e-30, 1.1e-5, 0.8, 1, 100)),
+        dynatemp_range=rng.choice((0, 0, tiny, 0.8, 100)),
+        dynatemp_exponent=rng.choice((0, 1, 100)),
+        top_k=rng.choice((-1, 0, 1, 40, 200, 2**31 - 1)),
+        top_p=rng.choice((0, tiny, 0.5, 0.95, 1)),
+        min_p=rng.choice((0, tiny, 0.05, 1)),
+        typical_p=rng.choice((0, tiny, 0.5, 1, 1)),
+        top_n_sigma=rng.choice((-1, -1, tiny, 1, 100)),
+        xtc_probability=rng.choice((0, 0, tiny, 0.5, 1)),
+        xtc_threshold=rng.choice((0, 0.1, 0.5)),
+        min_keep=rng.choice((0, 1, 30, 2**31 - 1)),
+        repeat_penalty=rng.choice((0.01, 1, 1.1, 100)),
+        repeat_last_n=rng.choice((-1, 0, 1, 64, 2**31 - 1)),
+        frequency_penalty=rng.choice((-2, 0, 0, 2)),
+        presence_penalty=rng.choice((-2, 0, 0, 2)),
+        dry_multiplier=rng.choice((0, 0, tiny, 0.8, 100)),
+        dry_base=rng.choice((1, 1.0000001, 1.75, 100)),
+        dry_allowed_length=rng.choice((0, 1, 2, 2**31 - 1)),
+        dry_penalty_last_n=rng.choice((-1, 0, 1, 64, 2**31 - 1)),
+        mirostat=rng.choice((0, 0, 0, 1, 2)),
+        mirostat_tau=rng.choice((0, tiny, 5, 100)),
+        mirostat_eta=rng.choice((0, 0.1, 10)),
+        adaptive_target=rng.choice((-1, 0, tiny, 0.3, 1)),
+        adaptive_decay=rng.choice((0, 0.9, 0.99)),
+        samplers=DEFAULT_STAGES if rng.random() < 0.5 else tuple(order),
+        logit_bias=(*((token, -math.inf) for token in banned), *biased),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n_vocab", [3, 300, 2000])
+def test_any_settings_give_a_token_that_is_not_banned_on_any_logits(n_vocab: int, seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    noise = np.random.default_rng(seed)
+    for _ in range(40):
+        sampling = random_sampling(rng, n_vocab)
+        banned = {token for token, value in sampling.logit_bias if value == -math.inf}
+        row = (noise.standard_normal(n_vocab) * rng.choice((0, 1e-30, 3, 300, 1e6))).astype(np.float32)
+        prompt = rng.choices(range(min(n_vocab, 5)), k=rng.randrange(1, 40))
+        sampler = sampler_for(sampling, n_vocab, prompt=prompt)
+        for _ in range(6):
+            masked = row.copy()
+            masked[noise.random(n_vocab) < 0.2] = -np.inf
+            masked[next(token for token in range(n_vocab) if token not in banned)] = 0.0
+            token = sampler.pick(masked, 0, 0)
+            assert math.isfinite(masked[token]), sampling
+            assert token not in banned, sampling
+            sampler.accept(token)
+        sampler.close()
 
 
 # -- against llama.cpp, on the logits of a real model ------------------------------------------------------

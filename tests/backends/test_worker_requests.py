@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
+from worker_doubles import CharTokenizer
 
 from backends.llama_cpp.chat.body import decode_chat
 from backends.llama_cpp.chat.messages import message_text
 from backends.llama_cpp.engine.types import Sampling
 from backends.llama_cpp.errors import RequestError
-from backends.llama_cpp.requests import (
-    Limits,
-    choices,
-    decode_completion,
-    max_tokens,
-    sampling,
-    several,
-    stops,
-)
+from backends.llama_cpp.requests import Limits, choices, decode_completion, max_tokens, several, stops
+from backends.llama_cpp.sampling import sampling
 
 LIMITS = Limits(n_parallel=4, n_vocab=1000, n_ctx=512, n_embd=3, n_batch=64, n_input=64)
 USER = [{"role": "user", "content": "hi"}]
@@ -35,7 +28,8 @@ def check_chat(data: bytes) -> None:
     choices(body, LIMITS)
     max_tokens(body)
     stops(body)
-    sampling(body, LIMITS)
+    body.alternatives()
+    sampling(body, LIMITS.n_vocab, CharTokenizer())
 
 
 REFUSED = [
@@ -53,20 +47,6 @@ REFUSED = [
         {"messages": [*USER, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "messages[1].content[0].type",
     ),
-    ({"temperature": -0.1}, "temperature"),
-    ({"temperature": 101}, "temperature"),
-    ({"temperature": "0.7"}, "temperature"),
-    ({"top_p": 1.1}, "top_p"),
-    ({"min_p": -1}, "min_p"),
-    ({"top_k": -2}, "top_k"),
-    ({"top_k": 1.5}, "top_k"),
-    ({"top_k": 2**31}, "top_k"),
-    ({"repeat_penalty": 0}, "repeat_penalty"),
-    ({"repeat_last_n": -2}, "repeat_last_n"),
-    ({"frequency_penalty": 2.1}, "frequency_penalty"),
-    ({"presence_penalty": -2.1}, "presence_penalty"),
-    ({"seed": 2**63}, "seed"),
-    ({"seed": "1"}, "seed"),
     ({"n": 0}, "n"),
     ({"n": 5}, "n"),
     ({"n_cmpl": 5}, "n_cmpl"),
@@ -80,15 +60,13 @@ REFUSED = [
     ({"stream": "yes"}, "stream"),
     ({"stream_options": True}, "stream_options"),
     ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-    ({"logit_bias": [1, 2]}, "logit_bias"),
-    ({"logit_bias": {"hello": 1}}, "logit_bias"),
-    ({"logit_bias": {"1000": 1}}, "logit_bias"),
-    ({"logit_bias": {"-1": 1}}, "logit_bias"),
-    ({"logit_bias": {"1": True}}, "logit_bias"),
-    ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
-    ({"logit_bias": {"1": "x"}}, "logit_bias[...]"),
-    ({"ignore_eos": "no"}, "ignore_eos"),
     ({"cache_prompt": 1}, "cache_prompt"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
+    ({"n_probs": 101}, "n_probs"),
+    ({"n_probs": -1}, "n_probs"),
 ]
 
 
@@ -102,22 +80,11 @@ def test_a_bad_field_is_refused_by_name(fields: dict[str, object], param: str) -
 
 
 UNSUPPORTED = [
-    ("typical_p", 0.9, 1.0),
-    ("top_n_sigma", 1.0, -1),
-    ("xtc_probability", 0.5, 0),
-    ("dynatemp_range", 0.5, 0.0),
-    ("mirostat", 2, 0),
-    ("dry_multiplier", 0.8, 0),
-    ("adaptive_target", 0.5, -1),
-    ("min_keep", 3, 0),
-    ("samplers", ["top_k"], None),
     ("grammar", 'root ::= "a"', ""),
     ("json_schema", {}, None),
     ("response_format", {"type": "json_object"}, {"type": "text"}),
     ("functions", [{}], []),
-    ("logprobs", True, False),
-    ("top_logprobs", 3, 0),
-    ("n_probs", 3, 0),
+    ("post_sampling_probs", True, False),
     ("lora", [{"id": 0, "scale": 1}], []),
     ("modalities", ["text", "audio"], ["text"]),
 ]
@@ -141,13 +108,14 @@ def test_a_completion_refuses_what_only_completions_have(name: str) -> None:
 
 
 def test_unknown_fields_and_companions_of_what_is_off_are_ignored() -> None:
-    check_chat(chat(model="x", user="me", xtc_threshold=0.1, mirostat_tau=5, no_such_field={"a": [1]}))
+    check_chat(chat(model="x", user="me", reasoning_budget_message="enough", no_such_field={"a": [1]}))
 
 
 def test_null_means_absent() -> None:
     nulls = {name: None for fields, _ in REFUSED for name in fields if name != "messages"}
     body = decode_chat(chat(**nulls))
-    assert sampling(body, LIMITS) == Sampling()
+    assert sampling(body, LIMITS.n_vocab, CharTokenizer()) == Sampling()
+    assert body.alternatives() is None
     assert (choices(body, LIMITS), max_tokens(body), stops(body)) == (1, None, ())
 
 
@@ -172,21 +140,37 @@ def test_a_body_that_is_no_proper_json_object_is_400(data: bytes) -> None:
     assert refusal.value.status == 400
 
 
-def test_sampling_takes_what_was_sent_and_llama_cpp_defaults_for_the_rest() -> None:
-    body = decode_chat(chat(temperature=0, top_k=1, min_p=0, seed=7, ignore_eos=True, repeat_last_n=10**6))
-    assert sampling(body, LIMITS) == Sampling(
-        temperature=0.0, top_k=1, min_p=0.0, seed=7, ignore_eos=True, repeat_last_n=512
-    )
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+        ({"n_probs": 7}, 7),
+        ({"n_probs": 0}, None),
+        ({"n_probs": 7, "logprobs": True, "top_logprobs": 2}, 7),
+    ],
+)
+def test_a_chat_asks_for_logprobs_in_openais_way_or_llama_servers(
+    fields: dict[str, object], expected: int | None
+) -> None:
+    assert decode_chat(chat(**fields)).alternatives() == expected
 
 
-@pytest.mark.parametrize(("seed", "expected"), [(-1, None), (2**32 - 1, None), (-2, 2**32 - 2), (2**40 + 3, 3), (0, 0)])
-def test_seeds_wrap_to_llama_cpps_32_bits_and_its_random_seed_is_none(seed: int, expected: int | None) -> None:
-    assert sampling(decode_chat(chat(seed=seed)), LIMITS).seed == expected
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({}, None), ({"logprobs": False}, None), ({"logprobs": 0}, 0), ({"logprobs": 5}, 5)]
+)
+def test_a_completion_says_how_many_logprobs(fields: dict[str, object], expected: int | None) -> None:
+    assert decode_completion(json.dumps({"prompt": "a", **fields}).encode()).alternatives() == expected
 
 
-def test_a_bias_of_false_or_minus_100_bans_the_token() -> None:
-    body = decode_chat(chat(logit_bias={"1": False, "2": -100, "3": 1.5, "999": -200}))
-    assert sampling(body, LIMITS).logit_bias == ((1, -math.inf), (2, -math.inf), (3, 1.5), (999, -math.inf))
+@pytest.mark.parametrize("logprobs", [True, 6, -1, "1"])
+def test_a_completion_refuses_other_logprobs(logprobs: object) -> None:
+    with pytest.raises(RequestError, match="logprobs") as refusal:
+        decode_completion(json.dumps({"prompt": "a", "logprobs": logprobs}).encode()).alternatives()
+    assert refusal.value.param == "logprobs"
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,29 @@ async def test_a_bad_tool_is_400_with_its_field(client: openai.AsyncOpenAI) -> N
     with pytest.raises(openai.BadRequestError) as refusal:
         await client.chat.completions.create(model="smol", messages=[{"role": "user", "content": "Hi"}], tools=[bad])
     assert refusal.value.param == "tools[0].function.name"
+
+
+async def test_the_tokens_of_a_sampled_stream_spell_its_text(client: openai.AsyncOpenAI) -> None:
+    settings = {"samplers": ["dry", "min_p", "xtc", "temperature"], "dry_multiplier": 0.8, "xtc_probability": 0.3}
+    asked: Any = {
+        "model": "smol",
+        "messages": [{"role": "user", "content": "Greet me in Greek."}],
+        "max_tokens": 30,
+        "seed": 5,
+        "logprobs": True,
+        "top_logprobs": 3,
+        "logit_bias": {" the": -50},
+        "extra_body": settings,
+    }
+    text, tokens = "", []
+    async for chunk in await client.chat.completions.create(stream=True, **asked):
+        text += chunk.choices[0].delta.content or ""
+        if chunk.choices[0].logprobs is not None:
+            tokens += chunk.choices[0].logprobs.content or ()
+    assert b"".join(bytes(token.bytes or ()) for token in tokens).decode(errors="replace") == text != ""
+    assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in tokens)
+    assert " the" not in {token.token for token in tokens}
+    (again,) = (await client.chat.completions.create(**asked)).choices
+    assert again.message.content == text
+    assert again.logprobs is not None
+    assert [token.token for token in again.logprobs.content or ()] == [token.token for token in tokens]

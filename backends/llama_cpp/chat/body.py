@@ -39,6 +39,8 @@ class ChatBody(GenerateBody, frozen=True, kw_only=True):
     """The fields of a chat beside those of every generation."""
 
     messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[tuple[OfferedTool, ...], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -48,6 +50,11 @@ class ChatBody(GenerateBody, frozen=True, kw_only=True):
     reasoning_format: Literal["auto", "deepseek", "none"] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+
+    def alternatives(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        return self.n_probs or ((self.top_logprobs or 0) if self.logprobs else None)
 
 
 class Must(Enum):

@@ -12,20 +12,29 @@ from collections.abc import Sequence
 class TextStream:
     """The text of one choice as it grows."""
 
-    __slots__ = ("_decoder", "_held", "_stops")
+    __slots__ = ("_decoder", "_held", "_stops", "sent")
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self.sent = 0
+        """Characters of the text that were returned."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self._stops = tuple(stop for stop in stops if stop)
 
+    @property
+    def whole(self) -> int:
+        """Characters so far, returned or held back. What is pushed next has a part in the one of this number."""
+        return self.sent + len(self._held)
+
     def push(self, piece: bytes) -> tuple[str, bool]:
         """Take in one token's bytes. Returns the text that is now certain, and whether a stop string ended it."""
-        text = self._decoder.decode(piece)
-        if not self._stops:
+        text, stopped = self._certain(self._decoder.decode(piece))
+        self.sent += len(text)
+        return text, stopped
+
+    def _certain(self, text: str) -> tuple[str, bool]:
+        if not text or not self._stops:
             return text, False
-        if not text:
-            return "", False
         text = self._held + text
         cut = find_stop(text, self._stops)
         if cut is not None:
@@ -39,7 +48,9 @@ class TextStream:
         """The text still held when the choice ends for another reason. Half a character becomes U+FFFD."""
         text = self._held + self._decoder.decode(b"", final=True)
         self._held = ""
-        return text[: find_stop(text, self._stops)]
+        text = text[: find_stop(text, self._stops)]
+        self.sent += len(text)
+        return text
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:

@@ -14,6 +14,7 @@ from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
+from backends.llama_cpp.engine.logprobs import Logprobs
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
@@ -134,6 +135,7 @@ class Generator:
         if request.max_tokens is not None:
             limit = min(limit, len(request.prompt) + max(1, request.max_tokens))
         seed = self._fresh_seed() if request.sampling.seed is None else request.sampling.seed
+        piece = partial(model.piece, visible=True)
         made: list[Sequence] = []
         try:
             for index in range(request.n):
@@ -143,14 +145,15 @@ class Generator:
                     choice_seed(seed, index),
                     eog_tokens=model.eog_tokens,
                     suppressed=model.suppressed_tokens,
-                    piece=partial(model.piece, visible=True),
+                    piece=piece,
                     candidates=self._candidates,
                     n_vocab=model.n_vocab,
                     n_ctx=model.n_ctx,
                 )
                 text = TextStream(request.stop)
                 lookup = Lookup() if self._guesses and job.may_round_differently else None
-                made.append(Sequence(job, index, list(request.prompt), limit, sampler, text, lookup))
+                logprobs = Logprobs(request.logprobs, piece) if request.logprobs is not None else None
+                made.append(Sequence(job, index, list(request.prompt), limit, sampler, text, lookup, logprobs))
         except SamplingError:
             for sequence in made:
                 sequence.sampler.close()
@@ -303,12 +306,17 @@ class Generator:
 
     def _choose(self, grant: Grant) -> list[int]:
         """The tokens that follow: one, and one more for each guess that the sampler agrees with."""
-        model, sampler = self._model, grant.sequence.sampler
+        model, sampler, logprobs = self._model, grant.sequence.sampler, grant.sequence.logprobs
         tokens: list[int] = []
         for guess in (*grant.draft, None):
             at = len(tokens)
-            token = sampler.pick(model.logits(grant.row + at), model.ctx, grant.output + at)
+            logits = model.logits(grant.row + at)
+            if logprobs is not None:
+                logprobs.observe(logits)
+            token = sampler.pick(logits, model.ctx, grant.output + at)
             sampler.accept(token)
+            if logprobs is not None:
+                logprobs.choose(token, logits)
             tokens.append(token)
             if token != guess or token in model.eog_tokens:
                 break
@@ -334,7 +342,10 @@ class Generator:
         if token in model.eog_tokens:
             text, finish = sequence.text.finish(), Finish.STOP
         else:
-            text, stopped = sequence.text.push(model.piece(token, visible=token in job.request.visible_tokens))
+            piece = model.piece(token, visible=token in job.request.visible_tokens)
+            if sequence.logprobs is not None:
+                sequence.logprobs.say(sequence.text.whole, shown=bool(piece))
+            text, stopped = sequence.text.push(piece)
             if stopped:
                 finish = Finish.STOP
             elif len(sequence.tokens) >= sequence.limit:
@@ -345,7 +356,8 @@ class Generator:
 
     def _emit(self, sequence: Sequence, text: str, finish: Finish | None, outputs: list[Output]) -> None:
         job = sequence.job
-        outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish))
+        logprobs = sequence.logprobs.release(sequence.text.sent) if sequence.logprobs is not None else ()
+        outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish, logprobs))
         sequence.unsent_tokens = 0
         if finish is not None:
             self._leave(sequence)

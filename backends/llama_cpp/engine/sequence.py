@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup
+from backends.llama_cpp.engine.logprobs import Logprobs
 from backends.llama_cpp.engine.prefix import Place, Saved
 from backends.llama_cpp.engine.sampler import Sampler
 from backends.llama_cpp.engine.types import Ended, Generate
@@ -67,6 +68,8 @@ class Sequence:
     text: TextStream
     lookup: Lookup | None = None
     """What its next tokens are guessed from; None if they are not to be guessed."""
+    logprobs: Logprobs | None = None
+    """What is told of its tokens, if the request asks."""
     place: Place | None = None
     saved: Saved | None = None
     """Its cache in host memory while it is preempted."""

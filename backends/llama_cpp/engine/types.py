@@ -135,6 +135,8 @@ class Generate:
     """May take a prefix from, and leave its tokens to, other sequences."""
     visible_tokens: frozenset[int] = frozenset()
     """Control tokens whose text belongs to the answer; of others only the effect is kept."""
+    logprobs: int | None = None
+    """With each token of the answer its logprob is told, and those of so many likely ones; None tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,31 @@ class Embed:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely a token was before any sampler had a say: the natural logarithm of its probability."""
+
+    token: int
+    text: bytes
+    """The token's bytes; special tokens are written out."""
+    value: float
+    """Never below `MIN_LOGPROB`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token that was chosen and the likely ones beside it, the likeliest first. It may be among them."""
+
+    chosen: Logprob
+    likely: tuple[Logprob, ...]
+    offset: int
+    """Characters of the choice's text before the first one that this token has a part in."""
+
+
+MIN_LOGPROB = -9999.0
+"""OpenAI's figure for a token that is next to impossible; JSON has no infinity."""
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """New text of one choice. `text` is whole characters that no stop string can still take back."""
 
@@ -159,6 +186,13 @@ class Piece:
     """Tokens generated since the last piece of this choice, also those whose text is held back or dropped."""
     finish: Finish | None = None
     """Set on the last piece of the choice."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the tokens whose first character is in `text`, if they were asked for.
+
+    Put together, all of a choice's pieces have one entry for every token that has a part in the text, in order: none
+    for the token that ends it, for control tokens without a text, and for what a stop string has cut off. A token of
+    which the beginning is shown before a stop string has one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
