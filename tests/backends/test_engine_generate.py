@@ -20,6 +20,7 @@ from support.engine_driver import (
     tiny_settings,
 )
 
+from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.generate import DecodeError
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.types import Finish, Generate, Piece, Prefilled, Sampling
@@ -350,6 +351,20 @@ def test_logits_that_are_no_numbers_fail_their_request_alone(
     assert answers["bad"].ended is not None
     assert answers["bad"].ended.error == "the model's logits are not numbers"
     assert answers["good"].text == expected
+
+
+def test_tokens_that_several_threads_choose_are_those_that_one_chooses(smollm2: Model) -> None:
+    def texts(members: int) -> dict[str, dict[int, str]]:
+        driver = Driver(smollm2, 6)
+        driver.generator._crew = Crew(members, driver.generator._choose)
+        slow = [Sampling(temperature=0.9, top_k=0, seed=3), Sampling(mirostat=2, seed=4), Sampling(top_n_sigma=1.0)]
+        requests = [
+            story(smollm2, topic, topic, sampling=sampling, n=2, logprobs=1)
+            for topic, sampling in zip(TOPICS, slow, strict=False)
+        ]
+        return {request_id: answer.texts for request_id, answer in driver.run(*requests).items()}
+
+    assert texts(4) == texts(1)
 
 
 class Interposed:

@@ -70,6 +70,7 @@ class Scripted:
 
     tokens: list[int]
     at: int = field(default=0)
+    is_slow: bool = False
 
     def pick(self, logits: object, ctx: int, output: int) -> int:
         return self.tokens[self.at]

@@ -368,6 +368,25 @@ def test_another_seed_draws_other_tokens(model: Model) -> None:
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "slow"),
+    [
+        (Sampling(), False),
+        (Sampling(temperature=0), False),
+        (Sampling(top_k=0, top_p=1.0), False),
+        (Sampling(repeat_penalty=1.1, dry_multiplier=0.5), False),
+        (Sampling(top_k=0), True),
+        (Sampling(top_n_sigma=1.0), True),
+        (Sampling(mirostat=2), True),
+    ],
+)
+def test_a_sampler_is_slow_if_it_looks_at_a_whole_large_vocabulary(
+    model: Model, sampling: Sampling, slow: bool
+) -> None:
+    assert sampler_for(sampling, model.n_vocab).is_slow is slow
+    assert not sampler_for(sampling, 1000).is_slow
+
+
 def test_samplers_in_several_threads_do_not_meet(model: Model) -> None:
     hot = Sampling(temperature=2.0, **ANYTHING)
     candidates = Candidates(model.n_vocab)

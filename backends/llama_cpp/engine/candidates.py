@@ -31,6 +31,7 @@ class Candidates(threading.local):
     """A `llama_token_data_array` of a whole vocabulary. Every thread that uses it has an array of its own."""
 
     def __init__(self, n_vocab: int) -> None:
+        self.n_vocab = n_vocab
         data = np.zeros(n_vocab, _TOKEN_DATA)
         self._ids, self._logits = data["id"], data["logit"]
         self._vocabulary = np.arange(n_vocab, dtype=np.int32)

@@ -12,6 +12,7 @@ from functools import partial
 
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
+from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
 from backends.llama_cpp.engine.logprobs import Logprobs
@@ -64,6 +65,7 @@ class Generator:
         self._now_s = now_s
         self._batch = Batch(model.n_batch)
         self._candidates = Candidates(model.n_vocab)
+        self._crew = Crew(model.n_threads, self._choose)
         retired_slots = model.n_seq_max - n_parallel if model.keeps_prefixes else 0
         self._cache = ContextCache(model, retired_slots=retired_slots, host_bytes=cache_ram_bytes)
         self._roster = Roster(self._cache, n_parallel=n_parallel, keeps_prefixes=model.keeps_prefixes)
@@ -283,9 +285,9 @@ class Generator:
             self._cache.cells.grow(grant.sequence.place.holding, grant.count + len(grant.draft))
 
     def _sample(self, grants: list[Grant], outputs: list[Output]) -> None:
-        for grant in grants:
-            if grant.row < 0:
-                continue
+        grants = [grant for grant in grants if grant.row >= 0]
+        chosen = self._crew.do(grants, [grant.sequence.sampler.is_slow for grant in grants])
+        for grant, tokens in zip(grants, chosen, strict=True):
             sequence, job = grant.sequence, grant.sequence.job
             if sequence.index not in job.live:
                 continue
@@ -293,10 +295,8 @@ class Generator:
                 job.prefilled = True
                 self._roster.note_prefilled()
                 outputs.append(Prefilled(job.request.request_id, len(job.request.prompt), job.cached_tokens or 0))
-            try:
-                tokens = self._choose(grant)
-            except SamplingError as error:
-                self._end(job, str(error), outputs)
+            if isinstance(tokens, SamplingError):
+                self._end(job, str(tokens), outputs)
                 continue
             if grant.draft:
                 self._take_back(grant, right=len(tokens) - 1)
@@ -304,16 +304,22 @@ class Generator:
                 if self._say(sequence, token, outputs) is not None:
                     break
 
-    def _choose(self, grant: Grant) -> list[int]:
-        """The tokens that follow: one, and one more for each guess that the sampler agrees with."""
+    def _choose(self, grant: Grant) -> list[int] | SamplingError:
+        """The tokens that follow: one, and one more for each guess that the sampler agrees with; or why there is none.
+
+        Runs in several threads at once, for different sequences.
+        """
         model, sampler, logprobs = self._model, grant.sequence.sampler, grant.sequence.logprobs
         tokens: list[int] = []
         for guess in (*grant.draft, None):
             at = len(tokens)
             logits = model.logits(grant.row + at)
-            if logprobs is not None:
-                logprobs.observe(logits)
-            token = sampler.pick(logits, model.ctx, grant.output + at)
+            try:
+                if logprobs is not None:
+                    logprobs.observe(logits)
+                token = sampler.pick(logits, model.ctx, grant.output + at)
+            except SamplingError as error:
+                return error
             sampler.accept(token)
             if logprobs is not None:
                 logprobs.choose(token, logits)

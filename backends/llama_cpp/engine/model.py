@@ -104,6 +104,7 @@ class Model:
         self.n_ctx_request = min(settings.n_ctx, self._trained_context())
         self.n_batch = int(llama.llama_n_batch(ctx))
         self.n_ubatch = int(llama.llama_n_ubatch(ctx))
+        self.n_threads = int(llama.llama_n_threads(ctx))
         self.n_seq_max = int(llama.llama_n_seq_max(ctx))
         self.n_outputs_max = n_outputs_max(settings, facts)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))

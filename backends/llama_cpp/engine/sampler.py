@@ -27,9 +27,17 @@ from backends.llama_cpp.engine.stages import (
 )
 from backends.llama_cpp.engine.types import Sampling, Stage
 
+SLOW_VOCABULARY = 32_000
+"""Stages that look at so many candidates take about 0.3 ms or more."""
+
 
 class Sampler(Protocol):
     """What chooses the tokens of one sequence."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a pick takes long enough, outside of Python, to be worth a thread of its own."""
+        ...
 
     def pick(self, logits: Logits, ctx: int, output: int) -> int:
         """Choose the next token without accepting it.
@@ -53,6 +61,7 @@ class GreedySampler:
     """The largest logit after the edits; the first of equals, as llama.cpp's own greedy sampler has it."""
 
     __slots__ = ("_edits",)
+    is_slow = False
 
     def __init__(self, edits: Sequence[Edit]) -> None:
         self._edits = edits
@@ -107,7 +116,7 @@ class LateEdit:
 class ChainSampler:
     """Edits of the row, then steps among the candidates. It keeps the request's random state across preemption."""
 
-    __slots__ = ("_candidates", "_edits", "_largest_only", "_min_p", "_mirostat", "_steps")
+    __slots__ = ("_candidates", "_edits", "_largest_only", "_min_p", "_mirostat", "_steps", "is_slow")
 
     def __init__(
         self,
@@ -126,6 +135,7 @@ class ChainSampler:
         self._candidates = candidates
         self._largest_only = largest_only
         self._min_p = min_p
+        self.is_slow = not (largest_only or min_p) and candidates.n_vocab >= SLOW_VOCABULARY
 
     def pick(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002
         candidates = self._candidates
