@@ -12,7 +12,7 @@ import pytest
 from support.engine_driver import Driver, load, tiny_settings
 
 from backends.llama_cpp.engine.model import Model
-from backends.llama_cpp.engine.types import Finish, Generate, Sampling
+from backends.llama_cpp.engine.types import Finish, Generate, Piece, Sampling
 
 FEW_TOKENS = ((40, 50.0), (41, 50.0), (42, 50.0))
 """With nothing else to say the random model repeats itself."""
@@ -156,3 +156,17 @@ def test_whatever_comes_and_goes_the_cache_holds_what_was_said(model: Model, see
         answer = driver.answers[request.request_id]
         if len(answer.finishes) == request.n:
             assert answer.text == plain(model).one(request).text, f"seed {seed}, {request.request_id}"
+
+
+def test_logprobs_are_told_of_guessed_tokens_as_of_all_others(model: Model) -> None:
+    def told(driver: Driver) -> list[tuple[int, int, float]]:
+        driver.add(repetitive(sampling=WARM, logprobs=2))
+        entries = []
+        while driver.generator.busy:
+            for output in driver.step():
+                entries += output.logprobs if isinstance(output, Piece) else ()
+        return [(entry.chosen.token, entry.offset, round(entry.chosen.value, 3)) for entry in entries]
+
+    driver = guessing(model)
+    assert told(driver) == told(plain(model))
+    assert driver.generator.guesses_right > 20

@@ -29,6 +29,8 @@ from backends.llama_cpp.engine.types import Sampling, Stage
 
 SLOW_VOCABULARY = 32_000
 """Stages that look at so many candidates take about 0.3 ms or more."""
+_FEW = 8
+"""What keeps less than this part of a vocabulary is worth finding out beforehand."""
 
 
 class Sampler(Protocol):
@@ -199,7 +201,7 @@ def make_sampler(
         list(_steps(planned, edits, sampling, seed, n_vocab)),
         _mirostat(sampling, seed, n_vocab) if planned.last is Last.MIROSTAT else None,
         candidates,
-        largest_only=min(sampling.top_k, n_vocab) if among[:1] == (Stage.TOP_K,) else 0,
+        largest_only=sampling.top_k if among[:1] == (Stage.TOP_K,) and sampling.top_k < n_vocab // _FEW else 0,
         # Where more are to be kept than are above it, only llama.cpp's stage knows which.
         min_p=sampling.min_p if among[:1] == (Stage.MIN_P,) and sampling.min_keep <= 1 else 0,
     )
