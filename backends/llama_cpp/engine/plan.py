@@ -43,8 +43,9 @@ def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> lis
 def prompt_budget(tokens_per_s: float | None, stall_s: float, *, decoding: int, n_batch: int, n_ubatch: int) -> int:
     """Prompt tokens the next batch may carry, from the measured speed (None before the first measurement).
 
-    `stall_s` is how long the `decoding` streams may be kept waiting, to the nearest whole tile; with none, it is `LONG_BATCH_S` in whole
-    micro-batches, so that a prompt that runs alone is always cut in the same places and gives the same logits.
+    `stall_s` is how long the `decoding` streams may be kept waiting, to the nearest whole tile. With none, it is
+    `LONG_BATCH_S` in whole micro-batches, so that a prompt that runs alone is always cut in the same places and gives
+    the same logits.
     """
     if decoding:
         total = n_ubatch if tokens_per_s is None else min(n_ubatch, int(tokens_per_s * stall_s))
