@@ -105,17 +105,20 @@ def whole_message(events: Sequence[Event]) -> ChatMessage:
     """The message that events add up to. Content is null only beside calls."""
     content = "".join(event.text for event in events if isinstance(event, Content))
     reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
-    calls: list[ToolCall] = []
+    calls: list[tuple[CallStart, list[str]]] = []
     for event in events:
         if isinstance(event, CallStart):
-            assert event.id is not None
-            calls.append(ToolCall(event.id, CalledFunction(event.name, "")))
+            calls.append((event, []))
         elif isinstance(event, Arguments):
-            last = calls[-1]
-            calls[-1] = ToolCall(last.id, CalledFunction(last.function.name, last.function.arguments + event.text))
+            calls[-1][1].append(event.text)
     return ChatMessage(
         content if content or not calls else None,
         "assistant",
         reasoning or UNSET,
-        calls or UNSET,
+        [_tool_call(start, "".join(texts)) for start, texts in calls] or UNSET,
     )
+
+
+def _tool_call(start: CallStart, arguments: str) -> ToolCall:
+    assert start.id is not None
+    return ToolCall(start.id, CalledFunction(start.name, arguments))

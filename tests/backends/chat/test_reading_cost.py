@@ -12,7 +12,7 @@ from support.growth import Once, cost_of
 
 SAID = [*JSON_FAMILIES, *OTHER_FAMILIES]
 PIECE = "and on and on it goes " * 4
-PIECES = 1_000
+PIECES = 500
 SLACK_US = 3.0
 
 
