@@ -16,6 +16,7 @@ from support.engine_driver import (
     load,
     plain_greedy,
     settings_for,
+    small_settings,
     text_of,
     tiny_settings,
 )
@@ -37,9 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """512 cells for everybody."""
-    keys = {"n_ctx": 512, "n_parallel": 6, "n_batch": 256, "n_ubatch": 128}
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("small"), **keys))
+    loaded = load(small_settings(tmp_path_factory.mktemp("small")))
     yield loaded
     loaded.close()
 

@@ -1,6 +1,6 @@
 """A seed gives the same answer whatever else the engine has to do: others in the batch, preemption, cached prefixes.
 
-On a model of 32-bit floats, see `tiny_settings`: with other weights llama.cpp itself rounds by the size of the batch.
+On a model of 32-bit floats, see `engine_driver.tiny_settings`: with other weights llama.cpp itself rounds by the size of the batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from support.engine_driver import ENDLESS, Driver, chat_tokens, load, tiny_settings
+from support.engine_driver import ENDLESS, Driver, chat_tokens, load, small_settings
 
 from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import DEFAULT_STAGES, Generate, Sampling, Stage
@@ -29,9 +29,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """512 cells for everybody."""
-    keys = {"n_ctx": 512, "n_parallel": 6, "n_batch": 256, "n_ubatch": 128}
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("small"), **keys))
+    loaded = load(small_settings(tmp_path_factory.mktemp("small")))
     yield loaded
     loaded.close()
 

@@ -120,6 +120,7 @@ def test_mirostat_replaces_what_cuts_and_keeps_the_penalties(version: int) -> No
         (Stage.PENALTIES, Stage.DRY, Stage.TEMPERATURE), Last.MIROSTAT
     )
     assert plan(Sampling(mirostat=version, temperature=1)) == Plan((), Last.MIROSTAT)
+    assert plan(Sampling(mirostat=version, temperature=1, dynatemp_range=0.5)).stages == (Stage.TEMPERATURE,)
     assert plan(Sampling(mirostat=version, temperature=0)) == Plan((), Last.GREEDY)
 
 

@@ -41,6 +41,11 @@ def tiny_settings(directory: Path, **keys: Any) -> LlamaCppSettings:
     return settings_for(path=path, type_k="f32", type_v="f32", flash_attn=False, **keys)
 
 
+def small_settings(directory: Path) -> LlamaCppSettings:
+    """The random model with 512 cells for everybody."""
+    return tiny_settings(directory, n_ctx=512, n_parallel=6, n_batch=256, n_ubatch=128)
+
+
 def load(settings: LlamaCppSettings) -> Model:
     model = Model.load(settings, Offload(), portable=True, on_progress=lambda _: None)
     model.warm_up()

@@ -83,7 +83,7 @@ def plan(sampling: Sampling) -> Plan:
     if sampling.mirostat:
         if greedy:
             return Plan(edits, Last.GREEDY)
-        heat = (Stage.TEMPERATURE,) if sampling.temperature != 1.0 else ()
+        heat = (Stage.TEMPERATURE,) if _does_something(Stage.TEMPERATURE, sampling) else ()
         return Plan((*edits, *heat), Last.MIROSTAT)
     if greedy and Stage.TEMPERATURE in asked:
         before = tuple(asked[: asked.index(Stage.TEMPERATURE)])
