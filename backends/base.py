@@ -40,9 +40,18 @@ class Footprint:
     tied_output_bytes: int = 0
     """What the output layer takes in addition on any device but RAM: its copy of a token embedding that serves as
     output too. In RAM the two are one tensor, which `host_weights_bytes` counts; the sums below are for RAM."""
+    layer_expert_bytes: tuple[int, ...] = ()
+    """Of each entry of `layer_weights_bytes`, the experts, which `n_cpu_moe` would keep in RAM; empty means none."""
+    gpu_compute_bytes: int = 0
+    """The compute buffer on each GPU that computes; 0 means as large as `compute_bytes`, which is then RAM's."""
+    gpu_host_compute_bytes: int = 0
+    """RAM's compute buffer when every layer is on a GPU: the graph's inputs, the attention mask above all."""
+    gpu_context_bytes: int = 0
+    """What the driver takes on each GPU for a process that uses it: its context and the kernels' code."""
 
     def __post_init__(self) -> None:
         assert len(self.layer_weights_bytes) == len(self.layer_kv_bytes)
+        assert len(self.layer_expert_bytes) in (0, len(self.layer_weights_bytes))
 
     @property
     def weights_bytes(self) -> int:
@@ -124,6 +133,43 @@ class LaunchSpec:
     env: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """What an engine would allocate on one device, by its own account. `name` is llama.cpp's; host memory is RAM."""
+
+    name: str
+    model_bytes: int
+    context_bytes: int
+    """The KV cache and recurrent states."""
+    compute_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """A probe's answer for one model, its settings and one way to offload it."""
+
+    devices: tuple[DeviceMemory, ...]
+    output_bytes: int
+    """The host buffer for logits or embeddings, which is in RAM and in none of `devices`."""
+    source: str
+    """How the figures were got, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedDevice:
+    """A device as the engine lists it. `kind` is cpu, gpu, igpu or accel; 0 bytes mean that it does not say."""
+
+    name: str
+    description: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+
+
+class ProbeError(Exception):
+    """A probe's process did not answer; the message says why. The formulas' figures are what there is then."""
+
+
 Size = Annotated[int, msgspec.Meta(ge=0, extra={"unit": "bytes"})]
 """Bytes; people write 512MiB."""
 Duration = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "seconds"})]
@@ -151,6 +197,28 @@ class Backend(Protocol):
 
     def launch(self, settings: Any, order: LaunchOrder) -> LaunchSpec:
         """Describe the worker process. Pure but for reading the daemon's own environment."""
+        ...
+
+    def probe(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> LaunchSpec | None:
+        """A short-lived process that prints what this worker would allocate, without allocating it; None if there is
+        none. It may open GPUs: it is a job with a reservation of its own. `env` is the model's."""
+        ...
+
+    def probe_key(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> str | None:
+        """Names a probe's result: the same files, settings and engine give the same key. Looks at the files' status
+        only; None when one is missing or nothing can be probed."""
+        ...
+
+    def read_probe(self, output: bytes) -> ProbeResult:
+        """What a process described by `probe` has printed. Pure. Raises `ProbeError`."""
+        ...
+
+    def device_probe(self, env: Mapping[str, str]) -> LaunchSpec | None:
+        """A short-lived process that prints the engine's devices. It opens every GPU; None if there is none."""
+        ...
+
+    def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
+        """What a process described by `device_probe` has printed. Pure. Raises `ProbeError`."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,10 @@ from backends.base import (
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
+    Offload,
+    ProbedDevice,
+    ProbeError,
+    ProbeResult,
     Settings,
     encode_path,
 )
@@ -71,3 +76,18 @@ class ScriptedBackend:
         if order.portable:
             argv.append("--portable")
         return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env})
+
+    def probe(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> None:
+        return None
+
+    def probe_key(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> None:
+        return None
+
+    def read_probe(self, output: bytes) -> ProbeResult:
+        raise ProbeError("the scripted backend has no probe")
+
+    def device_probe(self, env: Mapping[str, str]) -> None:
+        return None
+
+    def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
+        raise ProbeError("the scripted backend has no probe")
