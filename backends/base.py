@@ -46,6 +46,8 @@ class Footprint:
     """The compute buffer on each GPU that computes; 0 means as large as `compute_bytes`, which is then RAM's."""
     gpu_host_compute_bytes: int = 0
     """RAM's compute buffer when every layer is on a GPU: the graph's inputs, the attention mask above all."""
+    gpu_pipeline_bytes: int = 0
+    """In addition on each GPU, and in RAM, when all layers are on several GPUs that work in turn."""
     gpu_context_bytes: int = 0
     """What the driver takes on each GPU for a process that uses it: its context and the kernels' code."""
 

@@ -97,6 +97,13 @@ class GgufHeader:
                 raise self._bad_value(key, item, "whole numbers that are not negative")
         return tuple(int(item) for item in value[:n_layer])
 
+    def flags(self, key: str, n_layer: int) -> tuple[bool, ...] | None:
+        """One truth value per layer from an array, False past its end; None when there is no array."""
+        value = self.metadata.get(key)
+        if not isinstance(value, tuple):
+            return None
+        return tuple(bool(item) for item in value[:n_layer]) + (False,) * (n_layer - len(value))
+
     def length(self, key: str) -> int | None:
         """Entries of the array under `key`, None when it is absent or no array."""
         value = self.metadata.get(key)

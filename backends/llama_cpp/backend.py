@@ -35,6 +35,7 @@ from backends.llama_cpp.settings import LlamaCppSettings
 from backends.lora import check_adapter, with_adapters
 
 _POOLING_NONE = 0
+_POOLING_MEAN = 1
 _POOLING_RANK = 4
 _CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
 _SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
@@ -61,7 +62,7 @@ class LlamaCppBackend:
         dims = dimensions(header)
         task = task_of(header, settings)
         check_settings(header, dims, settings)
-        plan = context_plan(header, settings, embeddings=task is not Task.GENERATE)
+        plan = context_plan(header, dims, settings, embeddings=task is not Task.GENERATE)
         needs = with_adapters(footprint(header, dims, plan), read_adapters(header, settings), reserved_tokens(plan))
         if task is Task.GENERATE:
             needs = replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes))
@@ -179,28 +180,36 @@ def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:
 
 def check_settings(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings) -> None:
     """Raise `InvalidModelError` for cache types the heads do not suit (llama-context.cpp llama_init_from_model)."""
+    if dims.latent and settings.type_k != settings.type_v:
+        raise InvalidModelError(
+            f"{header.path}: type_k {settings.type_k} and type_v {settings.type_v} differ, but the model keeps keys "
+            "and values as one (MLA); give both the same type"
+        )
     if settings.flash_attn is False:
         return
-    for key, kind, head_size in (
-        ("type_k", settings.type_k, dims.key_length),
-        ("type_v", settings.type_v, dims.value_length),
+    for key, kind, sizes in (
+        ("type_k", settings.type_k, {layer.key_length for layer in dims.layers}),
+        ("type_v", settings.type_v, {layer.value_length for layer in dims.layers}),
     ):
         block = TENSOR_TYPES_BY_NAME[kind].block_size
-        if head_size % block:
-            raise InvalidModelError(
-                f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, "
-                f"the model's have {head_size}; use f16"
-            )
+        for head_size in sorted(sizes):
+            if head_size % block:
+                raise InvalidModelError(
+                    f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, "
+                    f"the model's have {head_size}; use f16"
+                )
 
 
-def context_plan(header: GgufHeader, settings: LlamaCppSettings, *, embeddings: bool) -> ContextPlan:
+def context_plan(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings, *, embeddings: bool) -> ContextPlan:
     """How the worker will make its context.
 
     Flash attention `auto` counts as on: llama.cpp turns it off only for grok and where a device has no kernel for it.
     """
     architecture = header.architecture
-    per_sequence = architecture in RECURRENT or bool(header.metadata.get(f"{architecture}.attention.sliding_window"))
-    keeps_prefixes = not per_sequence or (architecture not in RECURRENT and settings.prefix_slots not in ("auto", 0))
+    recurrent = architecture in RECURRENT
+    wants_prefixes = settings.prefix_slots not in ("auto", 0)
+    sliding_window = dims.window > 0 and not recurrent
+    keeps_prefixes = not (recurrent or sliding_window) or (sliding_window and wants_prefixes)
     n_seq_max = settings.n_seq_max if keeps_prefixes else settings.n_parallel
     n_batch, n_ubatch = max(settings.n_batch, settings.n_parallel), settings.n_ubatch
     n_outputs_max = n_seq_max + (settings.draft_rows if keeps_prefixes else 0)
@@ -217,9 +226,19 @@ def context_plan(header: GgufHeader, settings: LlamaCppSettings, *, embeddings: 
         type_v=settings.type_v,
         flash_attn=settings.flash_attn is not False and architecture != "grok",
         embeddings=embeddings,
+        pools_mean=_pools_mean(header, settings),
+        causal=header.metadata.get(f"{architecture}.attention.causal") is not False,
+        swa_full=sliding_window and wants_prefixes,
         use_extra_bufts=settings.use_extra_bufts,
+        use_mmap=settings.use_mmap,
         has_cache=architecture not in WITHOUT_CACHE,
     )
+
+
+def _pools_mean(header: GgufHeader, settings: LlamaCppSettings) -> bool:
+    if settings.pooling != "auto":
+        return settings.pooling == "mean"
+    return header.integer(f"{header.architecture}.pooling_type") in (None, _POOLING_NONE, _POOLING_MEAN)
 
 
 def trained_context(header: GgufHeader, dims: Dimensions) -> int:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def attach(control: socket.socket) -> None:
     """Tie this process to the other end of `control`. Call before anything slow."""
-    _die_with_parent()
+    die_with_parent()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
     # The terminal's Ctrl-C reaches the whole process group; when to stop is the daemon's decision.
@@ -36,7 +36,8 @@ def attach(control: socket.socket) -> None:
     threading.Thread(target=_watch, args=(control,), name="lifeline", daemon=True).start()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """The kernel kills this process when the thread that started it ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")

@@ -22,8 +22,10 @@ from support.gguf_files import (
     write_unknown_architecture,
 )
 from support.llama_cpp_figures import ask_llama_cpp
+from support.model_zoo import ZOO
 
 from backends.base import Capabilities, InvalidModelError, LaunchOrder, Offload, decode_path
+from backends.footprint import dimensions
 from backends.gguf import read_header
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.llama_cpp.backend import LlamaCppBackend, context_plan, worker_environment
@@ -161,10 +163,25 @@ def test_a_cache_type_the_heads_do_not_suit_is_refused_as_llama_cpp_does(tiny: P
 
 
 def test_models_whose_cache_grows_per_sequence_keep_no_prefixes_unless_asked(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "window.gguf", metadata={"llama.attention.sliding_window": 512})
-    header = read_header(path)
-    assert context_plan(header, settings_for(path, n_parallel=6), embeddings=False).n_seq_max == 6
-    assert context_plan(header, settings_for(path, n_parallel=6, prefix_slots=2), embeddings=False).n_seq_max == 8
+    def sequences(name: str, **keys: Any) -> tuple[int, bool]:
+        header = read_header(ZOO[name](2).write(tmp_path / "model.gguf"))
+        settings = settings_for(tmp_path / "model.gguf", n_parallel=6, **keys)
+        plan = context_plan(header, dimensions(header), settings, embeddings=False)
+        return plan.n_seq_max, plan.swa_full
+
+    assert sequences("gemma2") == (6, False)
+    assert sequences("gemma2", prefix_slots=2) == (8, True)
+    assert sequences("mamba", prefix_slots=2) == (6, False)
+    assert sequences("llama", prefix_slots=2) == (8, False)
+
+
+def test_one_cache_for_keys_and_values_has_one_type(tmp_path: Path) -> None:
+    path = ZOO["deepseek2"](2).write(tmp_path / "mla.gguf")
+    with pytest.raises(InvalidModelError, match=r"type_k q8_0 and type_v f16 differ.*give both the same type"):
+        BACKEND.inspect(settings_for(path, type_k="q8_0"))
+    (theirs,) = ask_llama_cpp([{"path": str(path), "settings": {"type_k": "q8_0"}}])
+    assert theirs["error"]
+    assert BACKEND.inspect(settings_for(path, type_k="q8_0", type_v="q8_0")).footprint.kv_bytes > 0
 
 
 def test_the_files_of_a_split_model_are_all_its_shards_even_while_one_is_missing(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""The footprint formulas against what llama.cpp itself reports for the same file and settings."""
+"""The footprint of the real model and of small dense ones, weights loaded for real, beside what llama.cpp logs."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,7 @@ import pytest
 from support.gguf_files import Shape, smollm2_path, write_model
 from support.llama_cpp_figures import ask_llama_cpp
 
-from backends import footprint as formulas
-from backends.base import Footprint, InvalidModelError
-from backends.footprint import ContextPlan, Dimensions, dimensions, kv_layers, weights
-from backends.gguf import read_header
+from backends.base import Footprint
 from backends.gguf_format import TENSOR_TYPES
 from backends.llama_cpp.backend import LlamaCppBackend
 from backends.llama_cpp.settings import LlamaCppSettings
@@ -102,10 +98,10 @@ def test_the_kv_cache_is_exactly_what_llama_cpp_allocates(cases: list[Case]) -> 
     assert wrong == []
 
 
-def test_the_compute_buffer_is_within_a_few_per_cent_and_never_much_too_small(cases: list[Case]) -> None:
+def test_the_compute_buffer_is_within_one_per_cent(cases: list[Case]) -> None:
     errors = {case.name: case.ours.compute_bytes / MIB / case.theirs["compute"] - 1 for case in cases}
     print(f"compute buffer: worst {max(errors.values()):+.1%}, lowest {min(errors.values()):+.1%}")
-    assert {name: error for name, error in errors.items() if not -0.01 <= error <= 0.07} == {}
+    assert {name: error for name, error in errors.items() if abs(error) > 0.01} == {}
 
 
 def test_the_output_buffer_covers_every_row_that_can_be_asked_for(cases: list[Case]) -> None:
@@ -123,110 +119,6 @@ def test_weights_are_exactly_what_llama_cpp_loads(models: dict[str, Path]) -> No
     for (name, path), theirs in zip(models.items(), ask_llama_cpp(jobs), strict=True):
         assert theirs["error"] is None
         assert footprint_of(path, settings).weights_bytes / MIB == pytest.approx(theirs["model"], abs=PRINTED_MIB), name
-
-
-def test_a_tied_embedding_counts_once_in_ram_and_again_on_another_device(models: dict[str, Path]) -> None:
-    header = read_header(models["one kv head, tied"])
-    embedding = header.tensors[0]
-    assert embedding.name == "token_embd.weight"
-    parts = weights(header, 3, use_extra_bufts=True)
-    assert parts.host == embedding.size_bytes
-    assert parts.tied_output == embedding.size_bytes
-    assert sum(parts.layers) + parts.host == sum(tensor.size_bytes for tensor in header.tensors)
-    untied = weights(read_header(models["grouped heads"]), 3, use_extra_bufts=True)
-    assert untied.tied_output == 0
-
-
-def test_a_tied_embedding_that_the_cpu_repacks_is_held_twice_in_ram(models: dict[str, Path]) -> None:
-    path = models["tied q4_0"]
-    embedding = read_header(path).tensors[0].size_bytes
-    plain = footprint_of(path, {"use_extra_bufts": False})
-    repacked = footprint_of(path, {"use_extra_bufts": True})
-    assert repacked.weights_bytes - plain.weights_bytes == embedding
-    assert (plain.tied_output_bytes, repacked.tied_output_bytes) == (embedding, 0)
-    job = {"path": str(path), "settings": {"n_ctx": 256}, "real": True}
-    (theirs,) = ask_llama_cpp([job])
-    matrices = sum(t.size_bytes for t in read_header(path).tensors if len(t.dims) == 2)
-    if theirs["repack"]:  # only where the CPU has kernels for it
-        assert theirs["repack"] == pytest.approx(matrices / MIB, abs=PRINTED_MIB)
-
-
-def test_each_layer_holds_its_own_tensors_and_the_last_entry_the_output(models: dict[str, Path]) -> None:
-    header = read_header(models["grouped heads"])
-    by_name = {tensor.name: tensor.size_bytes for tensor in header.tensors}
-    parts = weights(header, 3, use_extra_bufts=False)
-    assert len(parts.layers) == 4
-    assert parts.layers[1] == sum(size for name, size in by_name.items() if name.startswith("blk.1."))
-    assert parts.layers[3] == by_name["output.weight"] + by_name["output_norm.weight"]
-    assert parts.host == by_name["token_embd.weight"]
-
-
-DENSE = Dimensions(
-    n_layer=2,
-    n_embd=128,
-    n_vocab=1000,
-    n_head=4,
-    n_head_kv=(2, 1),
-    key_length=32,
-    value_length=32,
-    n_ff=512,
-    n_ctx_train=4096,
-)
-PLAN = ContextPlan(
-    n_ctx=1000,
-    n_seq_max=8,
-    n_outputs_max=8,
-    n_batch=512,
-    n_ubatch=512,
-    type_k="f16",
-    type_v="f16",
-    flash_attn=True,
-)
-
-
-def test_a_cache_is_padded_to_256_cells_and_counted_per_layer() -> None:
-    assert kv_layers(DENSE, PLAN) == (1024 * 2 * (64 + 64), 1024 * 2 * (32 + 32), 0)
-
-
-def test_quantized_rows_are_counted_in_whole_blocks() -> None:
-    plan = dataclasses.replace(PLAN, type_k="q8_0", type_v="q4_0")
-    assert kv_layers(DENSE, plan)[0] == 1024 * (2 * 34 + 2 * 18)
-
-
-def test_without_flash_attention_v_is_as_wide_as_the_widest_layer() -> None:
-    plan = dataclasses.replace(PLAN, flash_attn=False)
-    assert kv_layers(DENSE, plan)[1] == 1024 * 2 * (32 + 64)
-
-
-def test_a_model_without_a_cache_has_none() -> None:
-    assert kv_layers(DENSE, dataclasses.replace(PLAN, has_cache=False)) == (0, 0, 0)
-
-
-def test_the_micro_batch_is_rounded_up_to_a_multiple_of_the_sequences() -> None:
-    assert formulas.reserved_tokens(dataclasses.replace(PLAN, n_seq_max=200)) == 600
-    assert formulas.reserved_tokens(dataclasses.replace(PLAN, n_ctx=200, n_seq_max=1)) == 256
-
-
-def test_experts_count_with_the_width_that_runs_for_one_token(tmp_path: Path) -> None:
-    extra: dict[str, int | str] = {"llama.expert_used_count": 4, "llama.expert_feed_forward_length": 96}
-    path = write_model(tmp_path / "experts.gguf", Shape(), metadata=extra)
-    assert dimensions(read_header(path)).n_ff == 4 * 96
-
-
-@pytest.mark.parametrize(
-    ("shape", "metadata", "message"),
-    [
-        (Shape(n_layer=0), {}, r"llama\.block_count is 0, it should be between 1 and 512"),
-        (Shape(n_ctx_train=0), {}, r"llama\.context_length is 0"),
-        (Shape(), {"llama.attention.key_length": "wide"}, r"llama\.attention\.key_length should be a whole number"),
-    ],
-)
-def test_dimensions_out_of_range_name_the_key(
-    tmp_path: Path, shape: Shape, metadata: dict[str, int | str], message: str
-) -> None:
-    path = write_model(tmp_path / "odd.gguf", shape, metadata=metadata)
-    with pytest.raises(InvalidModelError, match=message):
-        dimensions(read_header(path))
 
 
 def test_block_sizes_are_those_of_the_installed_ggml() -> None:

@@ -140,7 +140,7 @@ class Model:
         params = model_params(settings, offload, portable)
         model = _load_file(settings, params.struct, on_progress)
         try:
-            facts = _facts(model, settings)
+            facts = facts_of(model, settings)
             adapters = load_adapters(model, settings.lora)
             with logs.collect_errors() as errors:
                 ctx = llama.llama_init_from_model(model, context_params(settings, facts, count_usable_cores()))
@@ -381,7 +381,8 @@ def _load_file(settings: LlamaCppSettings, params: Any, on_progress: Callable[[f
     return model
 
 
-def _facts(model: Any, settings: LlamaCppSettings) -> ModelFacts:
+def facts_of(model: Any, settings: LlamaCppSettings) -> ModelFacts:
+    """What the loaded file says that its context depends on. Raises `ModelLoadError`."""
     arch = _meta(model, "general.architecture") or ""
     in_file = _meta(model, f"{arch}.pooling_type")
     in_file_pooling = int(in_file) if in_file is not None else None
