@@ -23,12 +23,16 @@ from backends.base import (
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
+    Offload,
+    ProbedDevice,
+    ProbeResult,
     Settings,
     encode_path,
 )
 from backends.footprint import ContextPlan, Dimensions, dimensions, footprint, reserved_tokens
 from backends.gguf import GgufHeader, read_header, shard_paths
 from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
+from backends.llama_cpp import probing
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.settings import LlamaCppSettings
@@ -104,6 +108,26 @@ class LlamaCppBackend:
         if order.portable:
             argv.append("--portable")
         return LaunchSpec(tuple(argv), worker_environment(os.environ, order.env))
+
+    def probe(self, settings: LlamaCppSettings, offload: Offload, env: Mapping[str, str]) -> LaunchSpec:
+        """The process that prints what llama.cpp itself says, adapters added by the formulas."""
+        return probing.model_probe(settings, offload, worker_environment(os.environ, env))
+
+    def probe_key(self, settings: LlamaCppSettings, offload: Offload, env: Mapping[str, str]) -> str | None:
+        """By files, settings, placement, environment and version of the bindings."""
+        return probing.probe_key(self.probe(settings, offload, env), self.files(settings))
+
+    def read_probe(self, output: bytes) -> ProbeResult:
+        """Decode what a probe has printed. Raises `ProbeError`."""
+        return probing.read_model(output)
+
+    def device_probe(self, env: Mapping[str, str]) -> LaunchSpec:
+        """The process that prints llama.cpp's devices."""
+        return probing.device_probe(worker_environment(os.environ, env))
+
+    def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
+        """Decode what a device probe has printed. Raises `ProbeError`."""
+        return probing.read_devices(output)
 
 
 def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> dict[str, str]:
