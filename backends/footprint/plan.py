@@ -34,6 +34,8 @@ class ContextPlan:
     """Windowed layers keep as much as full ones."""
     use_extra_bufts: bool = True
     use_mmap: bool = True
+    host_patterns: tuple[str, ...] = ()
+    """Regular expressions of the names of tensors that stay in RAM."""
     has_cache: bool = True
     """False for encoders, which llama.cpp gives no KV cache."""
 

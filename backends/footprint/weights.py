@@ -7,7 +7,6 @@ load_tensors, llama-model-loader.cpp create_tensor (tied ones, overrides), commo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.footprint import designs
@@ -47,8 +46,8 @@ class Weights:
     """A further copy of the token embedding that the output layer takes on any device but RAM."""
 
 
-def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan, host_patterns: Sequence[str] = ()) -> Weights:
-    """Distribute the tensors. Blocks for speculation are not loaded; `host_patterns` name what is kept in RAM.
+def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan) -> Weights:
+    """Distribute the tensors. Blocks for speculation are not loaded.
 
     Without `output.weight` the token embedding serves as the output too. In RAM both are one tensor, unless the CPU
     repacks its type for faster multiplication: then the output layer has a copy wherever it is. Other repacked weights
@@ -56,7 +55,7 @@ def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan, host_patter
     """
     n_layer, n_trunk = dims.n_layer, dims.n_trunk
     layers, experts, host = [0] * (n_layer + 1), [0] * (n_layer + 1), 0
-    kept = [re.compile(pattern) for pattern in host_patterns]
+    kept = [re.compile(pattern, re.ASCII) for pattern in plan.host_patterns]
     for tensor in header.tensors:
         layer = layer_of(tensor.name, n_layer)
         if n_trunk <= layer < n_layer:
@@ -68,7 +67,7 @@ def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan, host_patter
         if layer < n_layer and _EXPERTS.search(tensor.name):
             experts[layer] += tensor.size_bytes
     found, tied = tuple(experts) if any(experts) else (), _tied_embedding(header)
-    if tied is None:
+    if tied is None or any(pattern.search(tied.name) for pattern in kept):
         return Weights(tuple(layers), found, host, 0)
     is_repacked = plan.use_extra_bufts and tied.type.name in _REPACKED_TYPES
     has_copy = dims.architecture in designs.OUTPUT_BEFORE_EMBEDDING and not plan.use_mmap

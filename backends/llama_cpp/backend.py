@@ -255,6 +255,7 @@ def context_plan(header: GgufHeader, dims: Dimensions, settings: LlamaCppSetting
         swa_full=sliding_window and wants_prefixes,
         use_extra_bufts=settings.use_extra_bufts,
         use_mmap=settings.use_mmap,
+        host_patterns=settings.host_patterns,
         has_cache=architecture not in WITHOUT_CACHE,
     )
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from backends.base import Duration, Settings, Size
+from backends.llama_cpp.overrides import host_pattern
 
 MAX_AUTO_CACHE_RAM_BYTES = 512 * 2**20
 MAX_DRAFT_TOKENS = 15
@@ -63,6 +64,8 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     split_mode: Literal["none", "layer", "row"] = "layer"
     n_cpu_moe: Natural = 0
     """Blocks, from the first, whose expert weights stay in RAM."""
+    override_tensor: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    """Tensors that stay in RAM wherever their layer goes, each `PATTERN=CPU`, matched anywhere in a tensor's name."""
     flash_attn: Literal["auto"] | bool = "auto"
     type_k: CacheType = "f16"
     type_v: CacheType = "f16"
@@ -86,11 +89,18 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("pooling rank makes a reranking worker; it needs embeddings true or auto")
         if self.flash_attn is False and self.type_v not in ("f32", "f16", "bf16"):
             raise ValueError(f"type_v {self.type_v} needs flash_attn: llama.cpp quantizes V with it only")
+        for entry in self.override_tensor:
+            host_pattern(entry)
 
     @property
     def retired_slots(self) -> int:
         """`prefix_slots` with auto resolved: as many as run at once, at least four."""
         return max(4, self.n_parallel) if self.prefix_slots == "auto" else self.prefix_slots
+
+    @property
+    def host_patterns(self) -> tuple[str, ...]:
+        """Regular expressions of `override_tensor`."""
+        return tuple(host_pattern(entry) for entry in self.override_tensor)
 
     @property
     def draft_rows(self) -> int:

@@ -104,6 +104,14 @@ def test_n_cpu_moe_keeps_the_experts_of_the_first_blocks_in_ram() -> None:
     assert model_struct().tensor_buft_overrides is None
 
 
+def test_tensors_named_by_a_pattern_stay_in_ram_before_experts_do() -> None:
+    params = model_params(settings(override_tensor=("ffn_.*_shexp=CPU", "^output=CPU"), n_cpu_moe=1), Offload(), False)
+    overrides = ctypes.cast(params.struct.tensor_buft_overrides, ctypes.POINTER(BufferOverride))
+    patterns = [overrides[index].pattern for index in range(4)]
+    assert patterns == [b"ffn_.*_shexp", b"^output", rb"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps", None]
+    assert all(overrides[index].buffer_type for index in range(3))
+
+
 def test_a_device_nobody_has_is_named_in_the_error() -> None:
     with pytest.raises(ModelLoadError, match="no device named 'CUDA9'"):
         model_struct(devices=("CUDA9",))

@@ -25,7 +25,8 @@ TIED_Q4_0 = Shape(
 
 def parts_of(path: Path, *patterns: str, use_extra_bufts: bool = True) -> tuple[GgufHeader, Weights]:
     header = read_header(path)
-    return header, weights(header, dimensions(header), replace(PLAN, use_extra_bufts=use_extra_bufts), patterns)
+    plan = replace(PLAN, use_extra_bufts=use_extra_bufts, host_patterns=patterns)
+    return header, weights(header, dimensions(header), plan)
 
 
 def test_each_layer_holds_its_own_tensors_and_the_last_entry_the_output(tmp_path: Path) -> None:
@@ -83,6 +84,13 @@ def test_tensors_that_match_a_pattern_are_held_in_ram(tmp_path: Path) -> None:
     assert kept.host - plain.host == plain.experts[1] + output
     assert kept.layers[1] == plain.layers[1] - plain.experts[1]
     assert kept.experts == (plain.experts[0], 0, *plain.experts[2:])
+
+
+def test_a_tied_output_that_is_held_in_ram_is_not_copied(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "tied.gguf", TIED_Q4_0)
+    _, parts = parts_of(path, "token_embd")
+    assert parts.tied_output == 0
+    assert sum(parts.layers) + parts.host == sum(tensor.size_bytes for tensor in read_header(path).tensors)
 
 
 def test_nothing_is_lost_whatever_the_design(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def model_params(settings: LlamaCppSettings, offload: Offload, portable: bool) -
     struct.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
     struct.use_extra_bufts = settings.use_extra_bufts and not portable
     devices = _devices(offload.devices or settings.devices, struct.n_gpu_layers)
-    overrides = _expert_overrides(settings.n_cpu_moe)
+    overrides = _overrides(settings.host_patterns, settings.n_cpu_moe)
     tensor_split = _tensor_split(settings.tensor_split or offload.tensor_split)
     if devices is not None:
         struct.devices = ctypes.addressof(devices)
@@ -237,17 +237,18 @@ def _devices(names: tuple[str, ...], n_gpu_layers: int) -> Any | None:
     return (ctypes.c_void_p * (len(found) + 1))(*found, None)
 
 
-def _expert_overrides(n_cpu_moe: int) -> Any | None:
-    """Keeps the expert weights of the first `n_cpu_moe` blocks in RAM (the patterns of llama.cpp's common.h)."""
-    if n_cpu_moe == 0:
+def _overrides(patterns: tuple[str, ...], n_cpu_moe: int) -> Any | None:
+    """Keeps what the patterns match in RAM, and the expert weights of the first `n_cpu_moe` blocks (the patterns of
+    llama.cpp's common.h)."""
+    if n_cpu_moe + len(patterns) == 0:
         return None
-    if n_cpu_moe >= (limit := llama.llama_max_tensor_buft_overrides()):
+    if n_cpu_moe + len(patterns) >= (limit := llama.llama_max_tensor_buft_overrides()):
         raise ModelLoadError(f"n_cpu_moe is {n_cpu_moe}; llama.cpp takes fewer than {limit}", invalid=True)
     host = _lib.ggml_backend_cpu_buffer_type()
-    overrides = (BufferOverride * (n_cpu_moe + 1))()
-    for block in range(n_cpu_moe):
-        pattern = rf"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-        overrides[block] = BufferOverride(pattern.encode(), host)
+    experts = (rf"blk\.{block}\.ffn_(up|down|gate|gate_up)_(ch|)exps" for block in range(n_cpu_moe))
+    overrides = (BufferOverride * (n_cpu_moe + len(patterns) + 1))()
+    for index, pattern in enumerate((*patterns, *experts)):
+        overrides[index] = BufferOverride(pattern.encode(), host)
     return overrides
 
 
