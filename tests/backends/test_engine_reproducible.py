@@ -1,6 +1,7 @@
 """A seed gives the same answer whatever else the engine has to do: others in the batch, preemption, cached prefixes.
 
-On a model of 32-bit floats, see `engine_driver.tiny_settings`: with other weights llama.cpp itself rounds by the size of the batch.
+On a model of 32-bit floats, see `engine_driver.tiny_settings`: with other weights llama.cpp itself rounds by the size
+of the batch.
 """
 
 from __future__ import annotations
