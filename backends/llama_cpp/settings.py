@@ -40,6 +40,14 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """A GGUF file; the first shard of a split model. Relative paths are relative to the configuration file."""
     lora: Annotated[tuple[Lora, ...], msgspec.Meta(max_length=16)] = ()
     """Adapters that are applied to the model, in all its requests."""
+    mmproj: Path | None = None
+    """A GGUF file with the model's projector, for images and sound. Relative paths are relative to the configuration
+    file."""
+    mmproj_offload: bool = True
+    """Whether the projector goes on a GPU when the model's output layer does."""
+    image_min_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)] | None = None
+    """Of an image, for projectors that take images in their own size; None asks the file."""
+    image_max_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)] | None = None
     n_ctx: Annotated[int, msgspec.Meta(ge=256, le=16_777_216)] = 8192
     """Shared by all running sequences (unified KV cache)."""
     n_parallel: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
@@ -85,6 +93,11 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(f"n_ubatch is {self.n_ubatch}; it must not exceed n_batch ({self.n_batch})")
         if self.n_parallel + self.retired_slots > 256:
             raise ValueError("n_parallel + prefix_slots must not exceed 256, llama.cpp's limit of sequences")
+        if (self.image_min_tokens or 1) > (self.image_max_tokens or 65_536):
+            raise ValueError(
+                f"image_min_tokens is {self.image_min_tokens}; it must not exceed image_max_tokens "
+                f"({self.image_max_tokens})"
+            )
         if self.pooling == "rank" and self.embeddings is False:
             raise ValueError("pooling rank makes a reranking worker; it needs embeddings true or auto")
         if self.flash_attn is False and self.type_v not in ("f32", "f16", "bf16"):

@@ -27,6 +27,12 @@ def test_nothing_is_guessed_where_too_few_tokens_agree() -> None:
     assert Lookup().guess([], 3) == []
 
 
+def test_a_medium_is_never_guessed() -> None:
+    """Its tokens are negative: no sampler chooses them, and llama.cpp refuses a batch with one."""
+    assert Lookup().guess([1, 2, 3, 4, 5, -7, -8, 6, 1, 2, 3, 4], 4) == [5]
+    assert Lookup().guess([1, 2, 3, 4, -7, -8, 6, 1, 2, 3, 4], 4) == []
+
+
 def test_the_last_place_counts() -> None:
     assert Lookup().guess([1, 2, 3, 4, 5, 1, 2, 3, 4, 6, 1, 2, 3, 4], 1) == [6]
 

@@ -18,6 +18,7 @@ from backends.llama_cpp.engine.params import (
     keeps_prefixes,
     model_params,
     pooling_type,
+    projector_device,
     usable_cores,
 )
 from backends.llama_cpp.settings import MAX_DRAFT_TOKENS, CacheType, LlamaCppSettings
@@ -124,6 +125,17 @@ def test_without_layers_on_a_gpu_no_gpu_is_opened() -> None:
     assert params.struct.devices == ctypes.addressof(params.devices)
     assert model_struct(n_gpu_layers="all").devices is None, "all devices are llama.cpp's to choose"
     assert list(model_params(settings(devices=("RAM", "CPU")), Offload(), False).devices or ()) == [None]
+
+
+def test_a_projector_goes_where_the_output_layer_goes() -> None:
+    assert projector_device(settings(), Offload()) == (False, None)
+    assert projector_device(settings(n_gpu_layers=0), Offload(n_gpu_layers=7)) == (False, None)
+    # Without names llama.cpp takes the GPU it finds, or none.
+    assert projector_device(settings(), Offload(n_gpu_layers=7)) == (True, None)
+    assert projector_device(settings(n_gpu_layers="all"), Offload()) == (True, None)
+    assert projector_device(settings(mmproj_offload=False), Offload(n_gpu_layers=7)) == (False, None)
+    with pytest.raises(ModelLoadError, match="no device named 'CUDA7'"):
+        projector_device(settings(), Offload(n_gpu_layers=7, devices=("CUDA7",)))
 
 
 def test_every_context_key_reaches_the_struct() -> None:

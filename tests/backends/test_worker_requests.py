@@ -44,7 +44,7 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
     (
-        {"messages": [*USER, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"messages": [*USER, {"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}]},
         "messages[1].content[0].type",
     ),
     ({"n": 0}, "n"),

@@ -133,9 +133,11 @@ def write_model(
     return path.with_name(f"{path.name}-00001-of-{shards:05d}.gguf") if shards > 1 else path
 
 
-def _add_value(writer: gguf.GGUFWriter, key: str, value: str | bool | float) -> None:
-    """With the type llama.cpp expects: text, bool, u32 or f32."""
-    if isinstance(value, str):
+def _add_value(writer: gguf.GGUFWriter, key: str, value: str | bool | float | list[int]) -> None:
+    """With the type llama.cpp expects: text, bool, u32 or f32, or an array of i32."""
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, str):
         writer.add_string(key, value)
     elif isinstance(value, bool):
         writer.add_bool(key, value)
@@ -200,7 +202,7 @@ def _tensors(shape: Shape, rng: np.random.Generator) -> list[tuple[str, np.ndarr
     for layer, heads in enumerate(shape.heads_kv):
         norm(f"blk.{layer}.attn_norm.weight")
         matrix(f"blk.{layer}.attn_q.weight", shape.n_head * shape.head_k, shape.n_embd)
-        if shape.architecture == "qwen3":
+        if shape.architecture in ("qwen3", "qwen3vl"):
             found.append((f"blk.{layer}.attn_q_norm.weight", np.ones(shape.head_k, np.float32), f32))
             found.append((f"blk.{layer}.attn_k_norm.weight", np.ones(shape.head_k, np.float32), f32))
         matrix(f"blk.{layer}.attn_k.weight", heads * shape.head_k, shape.n_embd)

@@ -24,10 +24,28 @@ MAX_TOOLS_CHARS = 1024 * 1024
 """All tools of a request together, as JSON."""
 MAX_SCHEMA_DEPTH = 32
 MAX_ARGUMENTS_DEPTH = 64
+PART_TYPES = ("text", "image_url", "input_audio")
+"""Each names the part's field that has its content."""
+
+MARKER = "marker"
+"""The type of a part that stands in a medium's place while the conversation is rendered. No client may send it."""
 
 Role = Annotated[str, Meta(min_length=1, max_length=64)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 CallId = Annotated[str, Meta(max_length=256)]
+
+
+class ImageUrl(msgspec.Struct, frozen=True):
+    """An image, written out as a data: URL."""
+
+    url: str
+
+
+class InputAudio(msgspec.Struct, frozen=True):
+    """A sound in base64. Its own first bytes say which kind it is."""
+
+    data: str
+    format: str | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -35,6 +53,8 @@ class Part(msgspec.Struct, frozen=True):
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | None = None
+    input_audio: InputAudio | None = None
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
@@ -105,10 +125,12 @@ def _check_content(message: Message, where: str) -> None:
         return
     for index, part in enumerate(message.content):
         param = f"{where}.content[{index}]"
-        if part.type != "text":
-            raise RequestError(f"{param}.type is {part.type[:64]!r}; this model reads text only", param=f"{param}.type")
-        if part.text is None:
-            raise RequestError(f"{param}.text is required", param=f"{param}.text")
+        if part.type not in PART_TYPES:
+            raise RequestError(
+                f"{param}.type is {part.type[:64]!r}; {', '.join(PART_TYPES)} are known", param=f"{param}.type"
+            )
+        if getattr(part, part.type) is None:
+            raise RequestError(f"{param}.{part.type} is required", param=f"{param}.{part.type}")
 
 
 def _call_arguments(call: ToolCall, param: str) -> None:
@@ -129,10 +151,16 @@ def call_arguments(call: ToolCall) -> dict[str, Any] | str:
 
 
 def message_text(message: Message) -> str:
-    """The content as one string: parts are joined by a newline, as llama-server does; null is empty."""
-    if isinstance(message.content, tuple):
-        return "\n".join(part.text or "" for part in message.content)
-    return message.content or ""
+    """The content as one string: texts are joined by a newline, markers by nothing, as llama-server does."""
+    if not isinstance(message.content, tuple):
+        return message.content or ""
+    pieces: list[str] = []
+    after_text = False
+    for part in message.content:
+        is_text = part.type != MARKER
+        pieces += ["\n", part.text or ""] if is_text and after_text else [part.text or ""]
+        after_text = is_text
+    return "".join(pieces)
 
 
 def offered(tools: Sequence[OfferedTool]) -> dict[str, Tool]:

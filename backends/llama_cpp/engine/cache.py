@@ -56,19 +56,21 @@ class ContextCache:
         yield from self.retired
         yield from self.host
 
-    def place(self, donor: Donor | None, length: int, need: int) -> Place | None:
+    def place(self, donor: Donor | None, length: int, need: int, position: int | None = None) -> Place | None:
         """A place that begins with the first `length` tokens of a donor, with `need` more cells free, or None.
 
-        Retired prefixes give way for it. It may begin with less than `length` if llama.cpp does not take a copy back.
+        `position` is that of the next token; None says `length`, which is right without media. Retired prefixes give
+        way for it. It may begin with less than `length` if llama.cpp does not take a copy back.
         """
+        position = length if position is None else position
         if isinstance(donor, Saved):
-            return self._place_saved(donor, length, need)
+            return self._place_saved(donor, length, need, position)
         place = self._open()
         if isinstance(donor, Retired):
             self.retired.touch(donor)
         if donor is not None and length:
             assert donor.place is not None
-            self._model.copy_prefix(donor.place.seq_id, place.seq_id, length)
+            self._model.copy_prefix(donor.place.seq_id, place.seq_id, position)
             place.holding = self.cells.share(donor.place.holding, length)
         if self.make_room(need):
             return place
@@ -86,7 +88,7 @@ class ContextCache:
         """A preempted sequence will not resume."""
         self.host.drop(saved)
 
-    def _place_saved(self, saved: Saved, length: int, need: int) -> Place | None:
+    def _place_saved(self, saved: Saved, length: int, need: int, position: int) -> Place | None:
         # Off the shelf while others may be put there to make room.
         self.host.remove(saved)
         fits = self.make_room(max(saved.cached, length + need))
@@ -94,7 +96,7 @@ class ContextCache:
         if place is None or length < place.cached:
             self.host.add(saved)
         if place is not None and length < place.cached:
-            self.cut(place, length)
+            self.cut(place, length, position)
         return place
 
     def _restored(self, saved: Saved) -> Place:
@@ -108,9 +110,9 @@ class ContextCache:
         assert self._seq_ids, "more sequences are kept than the context has ids for"
         return Place(self._seq_ids.pop(), Holding())
 
-    def cut(self, place: Place, length: int) -> None:
-        """Forget everything from position `length` on."""
-        removed = self._model.remove(place.seq_id, length)
+    def cut(self, place: Place, length: int, position: int) -> None:
+        """Forget everything but the first `length` tokens; the next one is at `position`."""
+        removed = self._model.remove(place.seq_id, position)
         assert removed, "a cache that keeps prefixes can be cut"
         self.cells.cut(place.holding, length)
 

@@ -8,6 +8,7 @@ must never call llama.cpp, read a clock or choose a token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 MATCH_TOKENS = 4
 """So many tokens must have stood together before. Fewer meet by chance, and many more miss a changed name."""
@@ -53,7 +54,7 @@ class Lookup:
             self._places[tuple(tokens[end - MATCH_TOKENS : end])] = end
         self._indexed = max(self._indexed, len(tokens))
         place = self._places.get(tuple(tokens[-MATCH_TOKENS:]))
-        return [] if place is None else list(tokens[place : place + count])
+        return [] if place is None else list(takewhile(_is_text, tokens[place : place + count]))
 
     def note_trial(self, tried: int, right: int) -> None:
         """Of `tried` guessed tokens the first `right` were what the sampler chose."""
@@ -67,6 +68,11 @@ class Lookup:
 
     def _learn(self, share: float) -> None:
         self.chance += CHANCE_WEIGHT * (share - self.chance)
+
+
+def _is_text(token: int) -> bool:
+    """Negative tokens stand for media, which no answer has."""
+    return token >= 0
 
 
 class Pace:

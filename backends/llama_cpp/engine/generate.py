@@ -16,6 +16,7 @@ from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
 from backends.llama_cpp.engine.logprobs import Logprobs
+from backends.llama_cpp.engine.media import EmbeddingBatch, Layout, check_media, decode
 from backends.llama_cpp.engine.model import Batch, Model
 from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
@@ -90,7 +91,7 @@ class Generator:
 
     def add(self, request: Generate, outputs: list[Output]) -> None:
         """Queue a request; one that can never be served is answered at once."""
-        job = Job(request, self._arrivals)
+        job = Job(request, self._arrivals, layout=Layout(request.media))
         self._arrivals += 1
         try:
             self._check(request)
@@ -128,8 +129,9 @@ class Generator:
             raise ValueError("the prompt is empty")
         if len(request.prompt) >= model.n_ctx_request:
             raise ValueError(f"the prompt has {len(request.prompt)} tokens; the context holds {model.n_ctx_request}")
-        if not 0 <= min(request.prompt) <= max(request.prompt) < model.n_vocab:
+        if not 0 <= min(request.text) <= max(request.text) < model.n_vocab:
             raise ValueError(f"the prompt has a token outside the vocabulary of {model.n_vocab}")
+        check_media(request.prompt, request.media, n_embd=model.n_embd_inp, n_ubatch=model.n_ubatch)
 
     def _make_sequences(self, job: Job) -> list[Sequence]:
         request, model = job.request, self._model
@@ -143,7 +145,7 @@ class Generator:
             for index in range(request.n):
                 sampler = make_sampler(
                     request.sampling,
-                    request.prompt,
+                    request.text,
                     choice_seed(seed, index),
                     eog_tokens=model.eog_tokens,
                     suppressed=model.suppressed_tokens,
@@ -172,7 +174,7 @@ class Generator:
         """A choice is over: its sampler goes, and its place."""
         if sequence.place is not None and sequence.cached > len(sequence.tokens):
             # Guesses behind a stop string, or that were not looked at.
-            self._cache.cut(sequence.place, len(sequence.tokens))
+            self._cut(sequence, len(sequence.tokens))
         del sequence.job.live[sequence.index]
         sequence.sampler.close()
         self._roster.leave(sequence)
@@ -183,7 +185,7 @@ class Generator:
         model = self._model
         while True:
             running = self._roster.running
-            pending = [sequence.pending for sequence in running]
+            pending = [sequence.run for sequence in running]
             budget = prompt_budget(
                 self._prompt_rate,
                 self._prefill_stall_s,
@@ -191,10 +193,11 @@ class Generator:
                 n_batch=model.n_batch,
                 n_ubatch=model.n_ubatch,
             )
-            counts = share_batch(pending, model.n_batch, budget)
+            shares = share_batch(pending, model.n_batch, budget)
+            counts = [sequence.granted(share) for sequence, share in zip(running, shares, strict=True)]
             if sum(counts) <= self._cache.free:
                 grants = [Grant(sequence, count) for sequence, count in zip(running, counts, strict=True) if count]
-                if self._guesses and max(pending) == 1:
+                if self._guesses and all(sequence.pending == 1 for sequence in running):
                     self._guess(grants)
                 return grants
             made = self._roster.make_room()
@@ -222,16 +225,16 @@ class Generator:
 
     def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
         """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
-        todo = [grants]
+        todo = _apart(grants)
         while todo:
             grants = [grant for grant in todo.pop() if grant.sequence.place is not None]
             if not grants:
                 continue
             started_s = self._now_s()
-            self._fill(grants)
-            code = self._model.decode(self._batch)
+            batch = self._fill(grants)
+            code = decode(self._model, batch)
             if code == 0:
-                self._measure(grants, self._now_s() - started_s)
+                self._measure(grants, len(batch), self._now_s() - started_s)
                 self._advance(grants)
                 self._sample(grants, outputs)
             elif code == _NO_ROOM and self._roster.make_room():
@@ -245,15 +248,17 @@ class Generator:
             else:
                 raise DecodeError(f"llama_decode returned {code}")
 
-    def _fill(self, grants: list[Grant]) -> None:
+    def _fill(self, grants: list[Grant]) -> Batch | EmbeddingBatch:
         """Write the batch, and into each grant that gets logits where they will be."""
+        if grants[0].sequence.medium is not None:
+            return _medium_batch(grants[0])
         batch = self._batch
         batch.clear()
         single = [grant for grant in grants if grant.sequence.pending == 1 and not grant.draft]
         if single:
             batch.add_single(
                 [grant.sequence.tokens[-1] for grant in single],
-                [grant.sequence.cached for grant in single],
+                [grant.sequence.position for grant in single],
                 [grant.sequence.place.seq_id for grant in single if grant.sequence.place is not None],
             )
         for index, grant in enumerate(single):
@@ -269,10 +274,10 @@ class Generator:
             if outputs:
                 grant.row, grant.output = batch.outputs, len(batch) + grant.count - 1
             tokens = sequence.tokens[start:end] + grant.draft
-            batch.add_chunk(tokens, start, sequence.place.seq_id, outputs=outputs)
+            batch.add_chunk(tokens, sequence.position, sequence.place.seq_id, outputs=outputs)
+        return batch
 
-    def _measure(self, grants: list[Grant], seconds: float) -> None:
-        tokens = len(self._batch)
+    def _measure(self, grants: list[Grant], tokens: int, seconds: float) -> None:
         self.batches += -(-tokens // self._model.n_ubatch)
         if any(grant.sequence.pending > 1 for grant in grants):
             self._prompt_rate = smoothed_rate(self._prompt_rate, tokens, seconds)
@@ -336,7 +341,11 @@ class Generator:
         sequence.lookup.note_trial(len(grant.draft), right)
         self.guesses_tried += len(grant.draft)
         self.guesses_right += right
-        self._cache.cut(sequence.place, sequence.cached - len(grant.draft) + right)
+        self._cut(sequence, sequence.cached - len(grant.draft) + right)
+
+    def _cut(self, sequence: Sequence, length: int) -> None:
+        assert sequence.place is not None
+        self._cache.cut(sequence.place, length, sequence.job.layout.position(length))
 
     def _say(self, sequence: Sequence, token: int, outputs: list[Output]) -> Finish | None:
         """Take a token into a choice; returns why the choice has ended with it, if it has."""
@@ -369,3 +378,17 @@ class Generator:
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)
+
+
+def _apart(grants: list[Grant]) -> list[list[Grant]]:
+    """What goes into one batch each, the last first: all that is text together, and every medium alone."""
+    text = [grant for grant in grants if grant.sequence.medium is None]
+    media = [[grant] for grant in grants if grant.sequence.medium is not None]
+    return [*reversed(media), text]
+
+
+def _medium_batch(grant: Grant) -> EmbeddingBatch:
+    sequence, medium = grant.sequence, grant.sequence.medium
+    assert medium is not None
+    assert sequence.place is not None
+    return EmbeddingBatch(medium, sequence.cached - medium.start, grant.count, sequence.place.seq_id)

@@ -39,12 +39,13 @@ def _on_log(level: int, text: bytes | None, _: Any) -> None:
         return
 
 
-_callback = llama.llama_log_callback(_on_log)
+callback = llama.llama_log_callback(_on_log)
+"""For llama.cpp and the libraries that come with it."""
 
 
 def install() -> None:
     """Route llama.cpp's log here, for the life of the process."""
-    llama.llama_log_set(_callback, None)
+    llama.llama_log_set(callback, None)
 
 
 @contextmanager

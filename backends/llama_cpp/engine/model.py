@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -36,6 +36,20 @@ __all__ = ["Batch", "Model", "ModelLoadError"]
 
 WARM_UP_TOKENS = 16
 _META_BYTES = 256
+
+
+class AnyBatch(Protocol):
+    """A `llama_batch` and what it asks for."""
+
+    @property
+    def struct(self) -> Any: ...
+
+    @property
+    def outputs(self) -> int:
+        """Tokens with a row of logits."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 class Batch:
@@ -109,6 +123,8 @@ class Model:
         self.n_outputs_max = n_outputs_max(settings, facts)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(llama.llama_model_n_embd_out(model))
+        self.n_embd_inp = int(llama.llama_model_n_embd_inp(model))
+        """Width of a row of embeddings in the place of a token."""
         self.keeps_prefixes = self._memory is not None and keeps_prefixes(settings, facts)
         self.splits_inputs = self._memory is not None and facts.pools_last_token
         # What one pooled vector holds: a reranking model's are its classifier's outputs.
@@ -212,6 +228,15 @@ class Model:
     def _cuts_of_plain_text(self) -> Cuts:
         return vocabulary.cuts(self._vocab, self.n_vocab, parse_special=False)
 
+    def text_parts(self, text: str) -> list[str]:
+        """A text in parts that llama.cpp tokenizes each by itself, in bounded time, to the tokens of the whole."""
+        return [text] if len(text) < LONG_CHARS else self._cuts.parts(text)
+
+    @property
+    def handle(self) -> Any:
+        """llama.cpp's model."""
+        return self._model
+
     def chat_template(self, name: str | None = None) -> str | None:
         """The file's `tokenizer.chat_template`, or the one of that name below it, if it has one."""
         template = llama.llama_model_chat_template(self._model, name.encode() if name else None)
@@ -272,7 +297,7 @@ class Model:
             piece = self._control_pieces[token] = self._render(token, special=True)
         return piece
 
-    def decode(self, batch: Batch) -> int:
+    def decode(self, batch: AnyBatch) -> int:
         """Run a batch. llama.cpp's code: 0, 1 no room, 2 aborted, -1 a bad batch, below that fatal.
 
         The limits that llama.cpp guards by aborting the process are asserted here first.
@@ -296,9 +321,9 @@ class Model:
         assert pointer, f"sequence {seq_id} has no pooled embedding"
         return np.ctypeslib.as_array(pointer, shape=(self.n_pooled,)).copy()
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Sequence `target`, which must be empty, shares the first `length` cells of `source`."""
-        llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def copy_prefix(self, source: int, target: int, end: int) -> None:
+        """Sequence `target`, which must be empty, shares the cells of `source` before position `end`."""
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
     def remove(self, seq_id: int, start: int = -1) -> bool:
         """Drop a sequence's cells from position `start`. Dropping a whole sequence always works."""

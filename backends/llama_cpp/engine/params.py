@@ -130,6 +130,17 @@ def model_params(settings: LlamaCppSettings, offload: Offload, portable: bool) -
     return ModelParams(struct, devices, overrides, tensor_split)
 
 
+def projector_device(settings: LlamaCppSettings, offload: Offload) -> tuple[bool, Any | None]:
+    """Whether the model's projector goes on a GPU, and on which; None leaves that to llama.cpp.
+
+    It lies with the output layer, which llama.cpp puts on the last device.
+    """
+    if not settings.mmproj_offload or _n_gpu_layers(settings, offload) == 0:
+        return False, None
+    devices = _devices(offload.devices or settings.devices, _n_gpu_layers(settings, offload))
+    return True, None if devices is None else devices[len(devices) - 2]
+
+
 def context_params(settings: LlamaCppSettings, facts: ModelFacts, n_threads: int) -> Any:
     """The `llama_context_params`. `n_threads` is what "auto" stands for."""
     struct = llama.llama_context_default_params()

@@ -94,8 +94,18 @@ class Roster:
             return None, 0
         if not sequence.job.takes_prefixes:
             own = [other for other in self.running if other.job is sequence.job]
-            return best_donor(sequence.tokens, own) if self._keeps_prefixes else (None, 0)
-        return self._cache.donor(sequence.tokens, [other for other in self.running if _may_share(sequence.job, other)])
+            return self._whole(sequence, *best_donor(sequence.tokens, own)) if self._keeps_prefixes else (None, 0)
+        sharers = [other for other in self.running if _may_share(sequence.job, other)]
+        return self._whole(sequence, *self._cache.donor(sequence.tokens, sharers))
+
+    def _whole(self, sequence: Sequence, donor: Donor | None, length: int) -> tuple[Donor | None, int]:
+        """Only whole media are taken over: their cells cannot be told apart by position, and some depend on later ones.
+
+        A cache that is taken entirely or not at all may end anywhere.
+        """
+        if self._keeps_prefixes:
+            length = sequence.job.layout.whole(length)
+        return (donor, length) if length else (None, 0)
 
     def _is_on_its_way(self, sequence: Sequence, length: int) -> bool:
         """Whether a running sequence will soon have clearly more of its beginning than the `length` there is now."""
@@ -116,7 +126,7 @@ class Roster:
         if self.running:
             need += GROWTH_TOKENS * (len(self.running) + 1) + sum(other.pending for other in self.running)
         if sequence.saved is None:
-            place = self._cache.place(donor, length, need)
+            place = self._cache.place(donor, length, need, sequence.job.layout.position(length))
         else:
             place = self._cache.resume(sequence.saved, need)
         if place is None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup
 from backends.llama_cpp.engine.logprobs import Logprobs
+from backends.llama_cpp.engine.media import TEXT_ONLY, Layout
 from backends.llama_cpp.engine.prefix import Place, Saved
 from backends.llama_cpp.engine.sampler import Sampler
-from backends.llama_cpp.engine.types import Ended, Generate
+from backends.llama_cpp.engine.types import Ended, Generate, MediaSpan
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,8 @@ class Job:
     prefilled: bool = False
     """The whole prompt has been in the cache once, and the client has been told."""
     completion_tokens: int = 0
+    layout: Layout = TEXT_ONLY
+    """Where the prompt's media lie."""
 
     @property
     def may_round_differently(self) -> bool:
@@ -87,3 +90,23 @@ class Sequence:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.cached
+
+    @property
+    def position(self) -> int:
+        """Where the next token goes, if it is text."""
+        return self.job.layout.position(self.cached)
+
+    @property
+    def run(self) -> int:
+        """Pending tokens that one batch may hold: text up to the next medium, or the rest of a medium."""
+        return self.job.layout.run(self.cached, len(self.tokens))
+
+    @property
+    def medium(self) -> MediaSpan | None:
+        """The medium that the next token belongs to."""
+        return self.job.layout.span_at(self.cached)
+
+    def granted(self, count: int) -> int:
+        """Of `count` tokens in the next batch, how many it takes: all of a medium that must not be cut."""
+        medium = self.medium if count else None
+        return count if medium is None or medium.causal else medium.n_tokens

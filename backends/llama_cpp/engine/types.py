@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Task(Enum):
@@ -120,9 +121,36 @@ class SpecialTokens:
     """Before the name of each further file."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaSpan:
+    """A run of a prompt that is an image, a part of one, or sound."""
+
+    start: int
+    """Index of its first token in the prompt."""
+    embeddings: Any
+    """A numpy array of 32-bit floats: one row per token, as wide as the model's input."""
+    positions: Any
+    """A numpy array of 32-bit integers, absolute, one column per token: one row, or llama.cpp's four for M-RoPE."""
+    n_pos: int
+    """Positions it takes: with M-RoPE fewer than it has tokens."""
+    causal: bool = True
+    """False where its tokens attend to each other in both directions: then it is decoded in one piece."""
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.embeddings)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.n_tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A request for `n` continuations of one prompt. `prompt` holds token ids, at least one, fewer than n_ctx."""
+    """A request for `n` continuations of one prompt. `prompt` holds token ids, at least one, fewer than n_ctx.
+
+    The tokens of media are negative, and `media` has them all, in order.
+    """
 
     request_id: str
     prompt: tuple[int, ...]
@@ -137,6 +165,12 @@ class Generate:
     """Control tokens whose text belongs to the answer; of others only the effect is kept."""
     logprobs: int | None = None
     """With each token of the answer its logprob is told, and those of so many likely ones; None tells nothing."""
+    media: tuple[MediaSpan, ...] = ()
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """The prompt's tokens without those of media."""
+        return tuple(token for token in self.prompt if token >= 0) if self.media else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
