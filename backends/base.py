@@ -81,6 +81,10 @@ class Capabilities:
     completions: bool = True
     embeddings: bool = False
     rerank: bool = False
+    vision: bool = False
+    """Chats may hold images."""
+    audio: bool = False
+    """Chats may hold sound."""
 
 
 @dataclass(frozen=True, slots=True)

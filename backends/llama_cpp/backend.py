@@ -37,6 +37,7 @@ from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURREN
 from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.settings import LlamaCppSettings
 from backends.lora import check_adapter, with_adapters
+from backends.mmproj import Projector, read_projector, with_projector
 
 _POOLING_NONE = 0
 _POOLING_MEAN = 1
@@ -68,6 +69,14 @@ class LlamaCppBackend:
         check_settings(header, dims, settings)
         plan = context_plan(header, dims, settings, embeddings=task is not Task.GENERATE)
         needs = with_adapters(footprint(header, dims, plan), read_adapters(header, settings), reserved_tokens(plan))
+        projector = read_mmproj(settings, task)
+        if projector is not None:
+            needs = with_projector(
+                needs,
+                projector,
+                offload=settings.mmproj_offload,
+                embedding_bytes=4 * min(settings.n_ctx, trained_context(header, dims)) * dims.n_embd,
+            )
         if task is Task.GENERATE:
             needs = replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes))
         return Inspection(
@@ -78,6 +87,8 @@ class LlamaCppBackend:
                 completions=task is Task.GENERATE,
                 embeddings=task is Task.EMBED,
                 rerank=task is Task.RANK,
+                vision=projector is not None and projector.sees,
+                audio=projector is not None and projector.hears,
             ),
             n_ctx=min(settings.n_ctx, trained_context(header, dims)),
             n_gpu_layers=_demanded_gpu_layers(settings, dims),
@@ -87,11 +98,12 @@ class LlamaCppBackend:
         )
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:
-        """The model's files, by name alone: all shards when the name is that of a first shard, and its adapters."""
+        """The model's files, by name alone: all shards if it is that of a first shard, adapters and projector."""
         match = _SHARD_NAME.search(settings.path.name)
         count = int(match[1]) if match else 1
         shards = shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
-        return (*shards, *(lora.path for lora in settings.lora))
+        mmproj = (settings.mmproj,) if settings.mmproj is not None else ()
+        return (*shards, *(lora.path for lora in settings.lora), *mmproj)
 
     def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
         """The worker program with its settings on the command line."""
@@ -149,7 +161,9 @@ def check_is_model(header: GgufHeader) -> None:
     path, architecture = header.path, header.architecture
     kind = header.string("general.type")
     if architecture == "clip" or kind == "mmproj":
-        raise InvalidModelError(f"{path}: is the projector of a multimodal model; name the model's own file")
+        raise InvalidModelError(
+            f"{path}: is the projector of a multimodal model; name the model's own file and this one under mmproj"
+        )
     if kind in ("adapter", "imatrix"):
         hint = " and list this one under lora" if kind == "adapter" else ""
         raise InvalidModelError(f"{path}: is not a model but an {kind}; name the model's own file{hint}")
@@ -174,6 +188,15 @@ def read_adapters(header: GgufHeader, settings: LlamaCppSettings) -> tuple[GgufH
     for adapter in adapters:
         check_adapter(adapter, header)
     return adapters
+
+
+def read_mmproj(settings: LlamaCppSettings, task: Task) -> Projector | None:
+    """The settings' projector, if there is one. Raises `InvalidModelError` for one that cannot be used."""
+    if settings.mmproj is None:
+        return None
+    if task is not Task.GENERATE:
+        raise InvalidModelError(f"{settings.path}: is served for embeddings, which takes no images; leave out mmproj")
+    return read_projector(read_header(settings.mmproj), image_max_tokens=settings.image_max_tokens)
 
 
 def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:

@@ -137,8 +137,9 @@ class Switchboard:
         self._engine: Engine | None = None
         self._calls: dict[str, Call] = {}
         self._serials = itertools.count(1)
+        self._preparing = 0
         self.busy = asyncio.Event()
-        """Set while the engine has something to do for anyone."""
+        """Set while there is something to do for anyone that may take long."""
 
     def connect(self, engine: Engine) -> None:
         """The engine is made with `emit`, so it arrives second."""
@@ -160,6 +161,17 @@ class Switchboard:
                 self.engine.cancel(engine_id)
             if not call.running:
                 self._finish(call)
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Something long is done for a request before the engine has it."""
+        self._preparing += 1
+        self.busy.set()
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            self._rest()
 
     @property
     def engine(self) -> Engine:
@@ -195,7 +207,10 @@ class Switchboard:
         call.tally.add(ended)
         if not call.running:
             self._finish(call)
-        if not self._calls:
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._calls and not self._preparing:
             self.busy.clear()
 
     def _finish(self, call: Call) -> None:

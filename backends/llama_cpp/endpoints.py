@@ -14,6 +14,8 @@ from backends.llama_cpp.calls import Call
 from backends.llama_cpp.chat.body import decode_chat
 from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Task
 from backends.llama_cpp.errors import engine_failed
+from backends.llama_cpp.media.chats import unread_chat
+from backends.llama_cpp.media.parts import has_media
 from backends.llama_cpp.requests import Limits, Tokens
 from backends.llama_cpp.service import Service, send_json, send_stream
 
@@ -73,7 +75,7 @@ async def apply_template(service: Service, request: web.Request, _call: Call) ->
     """POST /apply-template: a conversation as the text the model would read."""
     chat = service.chat()
     body = decode_chat(await request.read())
-    text = await service.prepare(partial(prompts.render_chat, body, chat, service.now()))
+    text = await service.prepare(partial(prompts.render_chat, body, chat, service.served.able, service.now()))
     return send_json(msgspec.json.encode(tokens.Prompt(text)))
 
 
@@ -81,8 +83,16 @@ async def count_tokens(service: Service, request: web.Request, _call: Call) -> w
     """POST /v1/chat/completions/input_tokens: how long that text is in tokens."""
     chat = service.chat()
     body = decode_chat(await request.read())
-    make = partial(prompts.chat_tokens, body, service.served.tokenizer, chat, service.now())
-    return send_json(msgspec.json.encode(tokens.InputTokens(len(await service.prepare(make)))))
+    served = service.served
+    count: Callable[[], int]
+    if has_media(body.messages):
+        make = partial(unread_chat, body, chat, served.able, service.now(), service.new_call_id())
+        unread = await service.prepare(make)
+        assert served.media is not None, "media passed for a model that takes none"
+        count = partial(served.media.count, unread.parts, add_special=unread.add_special)
+    else:
+        count = partial(prompts.count_chat_tokens, body, served.tokenizer, chat, service.now())
+    return send_json(msgspec.json.encode(tokens.InputTokens(await service.prepare(count))))
 
 
 async def about_tokens(

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import msgspec
+
 from backends.llama_cpp.chat.body import ChatBody
 from backends.llama_cpp.chat.conversation import Chat
 from backends.llama_cpp.chat.reader import Reading
 from backends.llama_cpp.engine.types import Generate
 from backends.llama_cpp.errors import RequestError, context_exceeded
+from backends.llama_cpp.media.parts import Abilities, check_media, marked
 from backends.llama_cpp.requests import (
     MAX_PROMPTS,
     CompletionBody,
@@ -49,21 +52,25 @@ def chat_request(
     return ChatRequest([replace(generate, visible_tokens=visible)], rendered.reading)
 
 
-def render_chat(body: ChatBody, chat: Chat, now: datetime) -> str:
+def render_chat(body: ChatBody, chat: Chat, able: Abilities, now: datetime) -> str:
     """The conversation as the text that the model reads. `now` is what a template may print."""
-    return chat.render(body, now).prompt
+    check_media(body.messages, able)
+    return chat.render(msgspec.structs.replace(body, messages=marked(body.messages, None)), now).prompt
 
 
-def chat_tokens(body: ChatBody, tokenizer: Tokenizer, chat: Chat, now: datetime) -> Tokens:
-    """The conversation as the tokens that the model reads."""
-    return _chat_tokens(render_chat(body, chat, now), tokenizer, chat)
+def count_chat_tokens(body: ChatBody, tokenizer: Tokenizer, chat: Chat, now: datetime) -> int:
+    """How many tokens a conversation without media is to the model."""
+    return len(_chat_tokens(chat.render(body, now).prompt, tokenizer, chat))
 
 
 def _chat_tokens(text: str, tokenizer: Tokenizer, chat: Chat) -> Tokens:
-    # A template that writes the beginning-of-sequence token itself must not get a second one.
+    return tuple(tokenizer.tokenize(text, add_special=wants_bos(text, chat), parse_special=True))
+
+
+def wants_bos(text: str, chat: Chat) -> bool:
+    """A template that writes the beginning-of-sequence token itself must not get a second one."""
     bos_token = chat.template.bos_token
-    writes_bos = bool(bos_token) and text.startswith(bos_token)
-    return tuple(tokenizer.tokenize(text, add_special=not writes_bos, parse_special=True))
+    return not (bos_token and text.startswith(bos_token))
 
 
 def visible_tokens(markers: Iterable[str], tokenizer: Tokenizer) -> frozenset[int]:

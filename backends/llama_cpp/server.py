@@ -17,9 +17,12 @@ from aiohttp import web
 from backends.llama_cpp import endpoints, prompts, tokens
 from backends.llama_cpp.calls import Call
 from backends.llama_cpp.chat.answers import ChoiceReader
-from backends.llama_cpp.chat.body import decode_chat
+from backends.llama_cpp.chat.body import ChatBody, decode_chat
+from backends.llama_cpp.chat.conversation import Chat
 from backends.llama_cpp.engine.types import Generate, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
+from backends.llama_cpp.media.chats import read_chat, unread_request
+from backends.llama_cpp.media.parts import has_media
 from backends.llama_cpp.requests import GenerateBody, choices, decode_completion
 from backends.llama_cpp.responses import Dialect, Heading, NewReader, Stream, Whole
 from backends.llama_cpp.service import Service, send_json, send_stream
@@ -64,10 +67,21 @@ async def _chat(service: Service, request: web.Request, call: Call) -> web.Strea
     served = service.served
     chat = service.chat()
     body = decode_chat(await request.read())
-    make = partial(prompts.chat_request, body, served.tokenizer, chat, served.limits)
-    asked = await service.prepare(partial(make, service.new_id(call), service.now()))
+    if has_media(body.messages):
+        asked = await _media_chat(service, body, chat, call)
+    else:
+        make = partial(prompts.chat_request, body, served.tokenizer, chat, served.limits)
+        asked = await service.prepare(partial(make, service.new_id(call), service.now()))
     new_reader = partial(ChoiceReader, asked.reading, service.new_call_id)
     return await _generate(service, request, call, body, asked.generates, Dialect.CHAT, new_reader)
+
+
+async def _media_chat(service: Service, body: ChatBody, chat: Chat, call: Call) -> prompts.ChatRequest:
+    served = service.served
+    check = partial(unread_request, body, chat, served.able, served.tokenizer, served.limits, service.new_id(call))
+    unread, generate = await service.prepare(partial(check, service.now(), service.new_call_id()))
+    assert served.media is not None, "media passed for a model that takes none"
+    return await service.encode(partial(read_chat, unread, generate, served.media))
 
 
 async def _complete(service: Service, request: web.Request, call: Call) -> web.StreamResponse:

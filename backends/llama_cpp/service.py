@@ -6,6 +6,7 @@ Owns the pool of threads and the writing of answers and streams. Must never bloc
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from backends.llama_cpp.chat.conversation import Chat
 from backends.llama_cpp.chat.template import ChatTemplateError
 from backends.llama_cpp.engine.types import Ended, Output, SpecialTokens, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
+from backends.llama_cpp.media.chats import MediaReader
+from backends.llama_cpp.media.parts import Abilities
 from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.tokens import Vocabulary
 
@@ -49,6 +52,13 @@ class Served:
     special_tokens: SpecialTokens
     rerank_template: str | None
     """The file's text around `{query}` and `{document}`."""
+    media: MediaReader | None = None
+    """What reads images and sounds, if the model has a projector."""
+
+    @property
+    def able(self) -> Abilities:
+        """What the model takes beside text."""
+        return self.media.able if self.media is not None else Abilities()
 
 
 ENDPOINTS = {
@@ -73,6 +83,7 @@ class Service:
     now: Callable[[], datetime]
     new_call_id: NewCallId
     _threads: ThreadPoolExecutor = field(init=False)
+    _encoding: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._threads = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="prepare")
@@ -102,6 +113,34 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self._threads, make)
         except ChatTemplateError as error:
             raise RequestError(str(error), param="messages", code="chat_template_error") from error
+
+    @property
+    def encoded_parts(self) -> int:
+        """Parts of encodings finished since the start."""
+        return self.served.media.steps if self.served.media is not None else 0
+
+    async def encode(self, make: Callable[[Callable[[], bool]], Made]) -> Made:
+        """Run what encodes media, one at a time, in a thread that ends with it: see docs/design.md, "One OpenMP team".
+
+        `make` gets a function that says whether the request is gone; it may take a while until it asks.
+        """
+        with self.switchboard.preparing():
+            await self._encoding.acquire()
+            gone = threading.Event()
+            thread = ThreadPoolExecutor(1, thread_name_prefix="encode")
+            try:
+                made = asyncio.get_running_loop().run_in_executor(thread, make, gone.is_set)
+                made.add_done_callback(self._next_encoding)
+                # A request that goes does not end the thread, and the next one waits for that.
+                return await asyncio.shield(made)
+            finally:
+                gone.set()
+                thread.shutdown(wait=False)
+
+    def _next_encoding(self, made: asyncio.Future[Made]) -> None:
+        self._encoding.release()
+        # Looked at, so that asyncio does not complain where nobody waits for it any more.
+        made.exception()
 
     def close(self) -> None:
         """Let the threads go; what they still do is of no use to anyone."""

@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +28,10 @@ from backends.llama_cpp.chat.conversation import MISTRAL_ID_CHARS, Chat
 from backends.llama_cpp.chat.template import CHATML, ChatTemplateError
 from backends.llama_cpp.engine.loop import Engine, EngineClosedError, EngineFullError
 from backends.llama_cpp.engine.model import Model, ModelLoadError
+from backends.llama_cpp.engine.mtmd import Projector
 from backends.llama_cpp.engine.types import Embed, Generate
 from backends.llama_cpp.errors import engine_unavailable
+from backends.llama_cpp.media.reader import MediaReader
 from backends.llama_cpp.reports import INTERVAL_S, LoadProgress, Reporter
 from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.server import application
@@ -56,6 +59,7 @@ def run(
     on_progress = LoadProgress(reporter.send, time.monotonic)
     try:
         model = Model.load(settings, offload, portable=portable, on_progress=on_progress)
+        projector = Projector.load(model, settings, offload)
         reporter.send(WarmingUp())
         _warm_up(model)
     except ModelLoadError as error:
@@ -64,7 +68,7 @@ def run(
     except Exception as error:
         log.exception("the model does not load")
         return Failed(FailureKind.FAILED, f"{type(error).__name__}: {error}"[:MAX_MESSAGE_CHARS])
-    served = describe(model, model_id, settings)
+    served = describe(model, model_id, settings, projector)
     asyncio.run(_serve(socket_path, model, served, settings, reporter))
     socket_path.unlink(missing_ok=True)
     return None
@@ -81,7 +85,7 @@ def _warm_up(model: Model) -> None:
         once.submit(model.warm_up).result()
 
 
-def describe(model: Model, model_id: str, settings: LlamaCppSettings) -> Served:
+def describe(model: Model, model_id: str, settings: LlamaCppSettings, projector: Projector | None = None) -> Served:
     """The loaded model as the HTTP side sees it."""
     limits = Limits(
         n_parallel=settings.n_parallel,
@@ -99,6 +103,7 @@ def describe(model: Model, model_id: str, settings: LlamaCppSettings) -> Served:
         model.facts.task,
         model.special_tokens,
         model.chat_template("rerank"),
+        MediaReader(projector, model, limits, n_whole=min(model.n_batch, model.n_ubatch)) if projector else None,
     )
 
 
@@ -153,7 +158,8 @@ async def _serve(
     await web.SockSite(runner, listen(socket_path), backlog=BACKLOG).start()
     reporter.send(Ready(n_ctx=served.limits.n_ctx, slots=settings.n_parallel))
     async with asyncio.TaskGroup() as tasks:
-        progress = tasks.create_task(_report_progress(engine, switchboard, reporter), name="progress")
+        report = _report_progress(lambda: engine.batches + service.encoded_parts, switchboard, reporter)
+        progress = tasks.create_task(report, name="progress")
         await stop.wait()
         await runner.cleanup()
         progress.cancel()
@@ -171,13 +177,13 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-async def _report_progress(engine: Engine, switchboard: Switchboard, reporter: Reporter) -> None:
-    """Tell how far the engine has come while it has something to do; an idle worker sleeps."""
+async def _report_progress(done: Callable[[], int], switchboard: Switchboard, reporter: Reporter) -> None:
+    """Tell how far the work has come while there is some; an idle worker sleeps."""
     reported = 0
     while True:
         await switchboard.busy.wait()
-        if engine.batches != reported:
-            reported = engine.batches
+        if done() != reported:
+            reported = done()
             reporter.send(Progress(reported))
         await asyncio.sleep(INTERVAL_S)
 

@@ -20,6 +20,7 @@ from backends.llama_cpp import infill, prompts, tokens, unsupported, vectors
 from backends.llama_cpp.chat.body import ChatBody, decode_chat
 from backends.llama_cpp.engine.types import SpecialTokens
 from backends.llama_cpp.errors import CONTEXT_EXCEEDED, RequestError
+from backends.llama_cpp.media.parts import Abilities, take_media
 from backends.llama_cpp.requests import CompletionBody, decode_completion
 from swapd.api import openai
 from swapd.config.schema import Model
@@ -35,6 +36,7 @@ VOCABULARY = CharTokenizer()
 
 def chat(data: bytes) -> object:
     body = decode_chat(data)
+    take_media(body.messages, Abilities(sees=True, hears=True))
     return prompts.generates(body, [(1,)], LIMITS, lambda: "r")
 
 

@@ -17,6 +17,7 @@ import pytest
 from support.bert_files import write_bert
 from support.body_fuzzer import BodyFuzzer, scaled
 from support.gguf_files import Shape, write_model
+from support.mmproj_files import write_llava
 from test_worker_process import Running, launched
 
 from backends.control import Ready
@@ -88,11 +89,13 @@ async def test_no_body_is_left_without_an_answer_and_no_worker_dies_of_one(tmp_p
     assert set(SHAPES) == set(HANDLERS)
     if kind in POOLED:
         paths, model = [kind], write_bert(tmp_path / "bert.gguf", pooling=POOLED[kind])
+        mmproj = None
     else:
         paths = [path for path in SHAPES if path not in POOLED]
         model = write_model(tmp_path / "tiny.gguf", Shape(n_layer=1), metadata=FIM)
+        mmproj = str(write_llava(tmp_path / "mmproj.gguf"))
     print(f"seed {SEED}")
-    async with launched(tmp_path, model, n_threads=1, n_ctx=512, n_parallel=AT_ONCE) as worker:
+    async with launched(tmp_path, model, n_threads=1, n_ctx=512, n_parallel=AT_ONCE, mmproj=mmproj) as worker:
         await worker.until(Ready)
         outcomes = await send_at_random(worker, paths)
         assert worker.process.returncode is None

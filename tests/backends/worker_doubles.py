@@ -29,6 +29,7 @@ from backends.llama_cpp.engine.types import (
     SpecialTokens,
     Task,
 )
+from backends.llama_cpp.media.chats import MediaReader
 from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.server import application
 from backends.llama_cpp.service import Served, Service
@@ -83,12 +84,15 @@ def hello(request: Generate) -> list[list[Output]]:
 
 
 class Worker:
-    """What a test holds: the engine to script, a client session, and the usages reported so far."""
+    """What a test holds: the engine to script, a client session, the usages reported so far, and who routes."""
 
-    def __init__(self, engine: ScriptedEngine, session: aiohttp.ClientSession, usages: list[Usage]) -> None:
+    def __init__(
+        self, engine: ScriptedEngine, session: aiohttp.ClientSession, usages: list[Usage], switchboard: Switchboard
+    ) -> None:
         self.engine = engine
         self.session = session
         self.usages = usages
+        self.switchboard = switchboard
 
     def post(self, path: str, body: object, **headers: str) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -108,6 +112,7 @@ async def serving(
     limits: Limits = LIMITS,
     special_tokens: SpecialTokens = NO_SPECIAL_TOKENS,
     rerank_template: str | None = None,
+    media: MediaReader | None = None,
 ) -> AsyncIterator[Worker]:
     usages: list[Usage] = []
     compiled: Chat | ChatTemplateError
@@ -118,7 +123,7 @@ async def serving(
     switchboard = Switchboard(asyncio.get_running_loop(), usages.append)
     engine = ScriptedEngine(switchboard.emit)
     switchboard.connect(engine)
-    served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template)
+    served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template, media)
     call_ids = itertools.count(1)
     service = Service(served, switchboard, lambda: NOW, lambda: f"call{next(call_ids):05}")
     runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=1)
@@ -126,7 +131,7 @@ async def serving(
     try:
         await web.UnixSite(runner, str(socket_path)).start()
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket_path))) as session:
-            yield Worker(engine, session, usages)
+            yield Worker(engine, session, usages, switchboard)
     finally:
         await runner.cleanup()
         service.close()

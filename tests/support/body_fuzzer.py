@@ -7,6 +7,7 @@ bounds, halves of surrogate pairs, bytes that are no text. The same seed makes t
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import msgspec.inspect as inspect
+from support.mmproj_files import png, wav
 
 _INT64 = 2**63
 _MAX_DEPTH = 6
@@ -47,13 +49,21 @@ TEXTS = (
     "none",
     "auto",
 )
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 HINTS: Mapping[str, tuple[str, ...]] = {
     "role": ("system", "user", "assistant", "tool", "developer"),
-    "type": ("text", "text", "function", "function", "json_object", "json_schema"),
+    "type": ("text", "text", "function", "function", "json_object", "json_schema", "image_url", "input_audio"),
     "tool_choice": ("none", "auto", "required", ""),
     "encoding_format": ("float", "base64"),
     "arguments": ('{"city": "Oslo"}', "{", "[1]", ""),
     "model": ("m",),
+    "url": (*(f"data:image/png;base64,{_encoded(png(9, 7, seed=seed))}" for seed in range(4)), "https://example.org/"),
+    "data": (_encoded(wav(0.1)), _encoded(png(9, 7))),
     "name": ("f", "g", "get_weather"),
 }
 """What makes a body of this field sound more often."""
