@@ -17,7 +17,7 @@ import msgspec
 from swapd.api import native, strict_json
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
-from swapd.pool.lease import Ability
+from swapd.pool.lease import Ability, Sense
 from swapd.pool.status import ModelStatus
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -60,6 +60,10 @@ class _Sampled(msgspec.Struct, kw_only=True):
 class _Part(msgspec.Struct):
     type: str
     text: str | None = None
+
+
+_SENSES: Mapping[str, Sense] = {"image_url": "vision", "input_audio": "audio"}
+"""Kinds of parts that not every model takes."""
 
 
 class _Message(msgspec.Struct):
@@ -141,6 +145,8 @@ class Asked:
     model_name: str
     """An id or an alias, not yet resolved."""
     fields: Mapping[str, Any]
+    senses: tuple[tuple[Sense, str], ...] = ()
+    """What its media ask of the model, each with the field of the first that does."""
 
     @property
     def needs(self) -> Ability | None:
@@ -163,15 +169,17 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
         checked = msgspec.convert(fields, _SHAPES[endpoint][0])
     except msgspec.ValidationError as exc:
         raise _as_bad_request(str(exc)) from None
+    senses: dict[Sense, str] = {}
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
+        senses = _senses(checked.messages)
     elif isinstance(checked, _Completion):
         _check_text("prompt", checked.prompt)
     elif isinstance(checked, _Embeddings):
         _check_text("input", checked.input)
     elif isinstance(checked, native.Rerank):
         native.check_rerank(checked)
-    return Asked(endpoint=endpoint, model_name=checked.model, fields=fields)
+    return Asked(endpoint=endpoint, model_name=checked.model, fields=fields, senses=tuple(senses.items()))
 
 
 def rewrite(asked: Asked, model: Model) -> Rewritten:
@@ -188,7 +196,7 @@ def models_document(models: Iterable[Model], statuses: Mapping[str, ModelStatus]
 
 
 def model_document(model: Model, status: ModelStatus | None, created: int) -> dict[str, Any]:
-    """One model in OpenAI's shape, with its state, aliases and usable context in tokens beside it."""
+    """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it."""
     return {
         "id": model.id,
         "object": "model",
@@ -197,6 +205,7 @@ def model_document(model: Model, status: ModelStatus | None, created: int) -> di
         "aliases": list(model.aliases),
         "state": status.state if status else "unloaded",
         "context_length": status.n_ctx if status and status.n_ctx else None,
+        "input_modalities": list(status.input_modalities) if status else ["text"],
     }
 
 
@@ -222,6 +231,16 @@ def _check_messages(messages: list[_Message]) -> None:
         if message.content is None and message.role != "assistant":
             param = f"messages[{index}].content"
             raise BadRequestError(f"{param}: a message of role `{message.role[:32]}` needs content", param=param)
+
+
+def _senses(messages: list[_Message]) -> dict[Sense, str]:
+    found: dict[Sense, str] = {}
+    for index, message in enumerate(messages):
+        for position, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            sense = _SENSES.get(part.type)
+            if sense is not None:
+                found.setdefault(sense, f"messages[{index}].content[{position}].{part.type}")
+    return found
 
 
 def _check_text(param: str, value: str | list[str | int | _Tokens]) -> None:

@@ -99,7 +99,9 @@ class _Api:
         record.model_id = model.id
         rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
         return Outgoing(
-            ticket=Ticket(record.request_id, model.id, limits.client_name(request), model.priority, asked.needs),
+            ticket=Ticket(
+                record.request_id, model.id, limits.client_name(request), model.priority, asked.needs, asked.senses
+            ),
             path=endpoint.value,
             body=rewritten.body,
             stream=rewritten.stream,

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from backends.base import Backend, Footprint, Inspection, InvalidModelError
+from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError
 from swapd.config.schema import Config, Model
 from swapd.core.spec import RAM, LayerCosts, ModelSpec
-from swapd.errors import UnknownModelError, UnsupportedEndpointError
-from swapd.pool.lease import Ability
+from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
+from swapd.pool.lease import Ability, Sense
 
 ENDPOINTS: Mapping[Ability, str] = {
     "chat": "/v1/chat/completions",
@@ -87,17 +87,29 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
     )
 
 
-def require(entry: Entry, needs: Ability | None) -> None:
-    """Raise `UnsupportedEndpointError` for a model that cannot do this, before anything is loaded for it."""
-    if entry.inspection is None or needs is None:
+def require(entry: Entry, needs: Ability | None, senses: Iterable[tuple[Sense, str]] = ()) -> None:
+    """Refuse a request that the model cannot answer before anything is loaded for it.
+
+    Raises `UnsupportedEndpointError`, and `BadRequestError` for media that the model does not take.
+    """
+    if entry.inspection is None:
         return  # a file that cannot be used has a verdict of its own
     able = entry.inspection.capabilities
-    if not getattr(able, needs):
+    for sense, param in senses:
+        if not getattr(able, sense):
+            takes = ", ".join(modalities(able))
+            raise BadRequestError(f"{param}: model {entry.model.id!r} takes {takes} only", param=param)
+    if needs is not None and not getattr(able, needs):
         offers = " and ".join(path for ability, path in ENDPOINTS.items() if getattr(able, ability))
         raise UnsupportedEndpointError(
             f"model {entry.model.id!r} does not serve {ENDPOINTS[needs]}, it serves {offers or 'nothing of its kind'}",
             param="model",
         )
+
+
+def modalities(able: Capabilities) -> tuple[str, ...]:
+    """What a model takes, in OpenAI's and others' words."""
+    return ("text", *(["image"] if able.vision else []), *(["audio"] if able.audio else []))
 
 
 def resolve(entries: Mapping[str, Entry], name: str) -> Model:

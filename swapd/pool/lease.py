@@ -12,6 +12,8 @@ from typing import Literal
 
 Ability = Literal["chat", "completions", "embeddings", "rerank"]
 """What some models can do and others cannot; the names of `backends.base.Capabilities`."""
+Sense = Literal["vision", "audio"]
+"""What some models take beside text; names of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Ticket:
     priority: int = 0
     needs: Ability | None = None
     """What the model must be able to do; None for what every model can."""
+    senses: tuple[tuple[Sense, str], ...] = ()
+    """What the request's media ask for, each with the field of the first that does."""
 
 
 @dataclass(frozen=True, slots=True)

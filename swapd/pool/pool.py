@@ -240,7 +240,7 @@ class Pool:
         if self._ended:
             raise _closed()
         if ticket.model_id in self._entries.by_id:
-            catalog.require(self._entries.by_id[ticket.model_id], ticket.needs)
+            catalog.require(self._entries.by_id[ticket.model_id], ticket.needs, ticket.senses)
         request_id = self._unique(ticket.request_id)
         grant: asyncio.Future[Lease] = self._loop.create_future()
         self._grants[request_id] = grant

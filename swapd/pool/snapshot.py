@@ -8,7 +8,7 @@ from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import lay
 from swapd.core.planner import hopeless
-from swapd.pool.catalog import Entry
+from swapd.pool.catalog import Entry, modalities
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -106,6 +106,7 @@ def model_status(
         description=inspection.description if inspection is not None else "",
         n_ctx=inspection.n_ctx if inspection is not None else 0,
         slots=model.spec.slots,
+        input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
         pin=model.spec.pin,
         running=sum(len(worker.running) for worker in workers),
         waiting=len(model.waiting),

@@ -47,6 +47,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     n_ctx: int = 0
     slots: int = 0
+    input_modalities: tuple[str, ...] = ("text",)
     pin: bool = False
     running: int
     waiting: int

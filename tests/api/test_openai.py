@@ -91,9 +91,25 @@ def test_a_rewritten_request_has_the_real_id_and_the_models_params() -> None:
     assert json.loads(rewritten.body) == {**CHAT, "model": "real/id", "x": [1], "top_k": 3, "stream": True}
 
 
+def test_what_media_ask_of_a_model_is_told_with_the_field_of_the_first_that_does() -> None:
+    text, image, sound = ({"type": kind} for kind in ("text", "image_url", "input_audio"))
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "user", "content": [text, sound, image]},
+        {"role": "user", "content": [image, {"type": "file"}]},
+    ]
+    asked = read(Endpoint.CHAT_COMPLETIONS, encoded(messages=messages))
+    assert asked.senses == (
+        ("audio", "messages[1].content[1].input_audio"),
+        ("vision", "messages[1].content[2].image_url"),
+    )
+    assert read(Endpoint.CHAT_COMPLETIONS, encoded()).senses == ()
+
+
 def test_a_model_that_was_never_loaded_has_a_document() -> None:
     document = model_document(model("real/id", aliases=("m",)), None, created=7)
     assert document["id"] == "real/id"
     assert document["created"] == 7
     assert document["state"] == "unloaded"
     assert document["aliases"] == ["m"]
+    assert document["input_modalities"] == ["text"]

@@ -16,6 +16,7 @@ import pytest
 from support.running_pool import alive, ask, config, gone, model_file, running_pool, scripted, ticket
 
 from swapd.errors import (
+    BadRequestError,
     InvalidModelFileError,
     LoadFailedError,
     LoadTimeoutError,
@@ -74,6 +75,16 @@ async def test_a_request_that_the_kind_of_model_cannot_answer_loads_nothing(tmp_
                 pass
         assert (refusal.value.status, refusal.value.param) == (400, "model")
         assert status_of(pool, "a").state == "unloaded"
+        assert counts.loads == []
+
+
+async def test_a_request_with_media_that_the_model_does_not_take_loads_nothing(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, counts):
+        looking = dataclasses.replace(ticket("a", "r"), senses=(("vision", "messages[3].content[0].image_url"),))
+        with pytest.raises(BadRequestError, match=r"model 'a' takes text only") as refusal:
+            async with pool.lease(looking):
+                pass
+        assert (refusal.value.status, refusal.value.param) == (400, "messages[3].content[0].image_url")
         assert counts.loads == []
 
 
