@@ -64,7 +64,7 @@ class MediaDriver(Driver):
 
     def check(self) -> None:
         layouts = [sequence.job.layout for sequence in self.generator._roster.running]
-        if not any(layout.position(10**6) != 10**6 for layout in layouts) and not self.generator._cache.retired:
+        if not any(layout.position(10**6) != 10**6 for layout in layouts) and not len(self.generator._cache.retired):
             super().check()
 
 
@@ -140,6 +140,21 @@ def test_the_next_turn_of_a_conversation_neither_encodes_nor_decodes_its_media_a
     assert alone.prefilled is not None
     assert alone.prefilled.cached_tokens == 0
     assert alone.text == driver.answers["second"].text
+
+
+def test_another_question_about_the_same_medium_begins_with_its_copy_in_host_memory(eyes: Seeing, kind: str) -> None:
+    """With one slot for what has ended, what ends next sends it out of the context."""
+    driver = MediaDriver(eyes.model, eyes.model.n_seq_max - 1)
+    shown = medium(kind, 2)
+    driver.one(generate(eyes.prompt(shown), "first"))
+    driver.one(Generate("filler", tuple(range(100, 140)), ENDLESS, max_tokens=2))
+    (saved,) = driver.generator._cache.host
+    assert saved.tokens[0] != 100
+    other = eyes.reader.read([BEFORE, shown, "\n" + AFTER], add_special=True, stop=bool)
+    answer = driver.one(generate(other, "second"))
+    assert answer.prefilled is not None
+    assert answer.prefilled.cached_tokens >= other.spans[-1].end
+    assert answer.text == MediaDriver(eyes.model, 3).one(generate(other, "alone")).text
 
 
 def test_a_prefix_that_ends_in_a_medium_is_shared_up_to_its_beginning(eyes: Seeing, kind: str) -> None:
