@@ -1,0 +1,94 @@
+"""The helpers of the official OpenAI client against a daemon with real models."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from support.client_daemon import client_daemon
+
+ASK: Any = [{"role": "user", "content": "What is the capital of France?"}]
+SHORT: Any = {"model": "smol", "max_tokens": 24, "temperature": 0}
+TEXTS = ["a red fox", "bread and butter", "日本語"]
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with client_daemon(tmp_path) as daemon:
+        async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as one:
+            yield one
+
+
+async def test_the_stream_helper_adds_up_to_the_whole_answer(client: openai.AsyncOpenAI) -> None:
+    whole = await client.chat.completions.create(messages=ASK, **SHORT)
+    kinds, text = [], ""
+    async with client.chat.completions.stream(messages=ASK, stream_options={"include_usage": True}, **SHORT) as stream:
+        async for event in stream:
+            kinds.append(event.type)
+            if event.type == "content.delta":
+                text += event.delta
+                assert event.snapshot == text
+        final = await stream.get_final_completion()
+    (choice,) = final.choices
+    assert choice.message.content == text == whole.choices[0].message.content
+    assert choice.finish_reason == whole.choices[0].finish_reason
+    assert "Paris" in text
+    assert "content.done" in kinds
+    assert final.usage is not None
+    assert whole.usage is not None
+    assert final.usage.completion_tokens == whole.usage.completion_tokens
+    assert final.id.startswith("chatcmpl-")
+
+
+async def test_raw_and_streamed_responses_carry_the_request_id(client: openai.AsyncOpenAI) -> None:
+    raw = await client.chat.completions.with_raw_response.create(
+        messages=ASK, extra_headers={"X-Request-Id": "mine-1"}, **SHORT
+    )
+    answer = raw.parse()
+    assert raw.headers["x-request-id"] == "mine-1"
+    assert answer.id == "chatcmpl-mine-1"
+    async with client.chat.completions.with_streaming_response.create(messages=ASK, stream=True, **SHORT) as response:
+        lines = [line async for line in response.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert all(line.startswith("data: ") for line in lines)
+
+
+async def test_embeddings_are_the_same_as_floats_and_in_base64(client: openai.AsyncOpenAI) -> None:
+    floats = await client.embeddings.create(model="vectors", input=TEXTS, encoding_format="float")
+    asked_for = await client.embeddings.create(model="vectors", input=TEXTS, encoding_format="base64")
+    by_default = await client.embeddings.create(model="vectors", input=TEXTS)
+    assert len(floats.data) == 3
+    for index, item in enumerate(floats.data):
+        assert item.index == index
+        packed: Any = asked_for.data[index].embedding
+        raw = base64.b64decode(packed)
+        unpacked = struct.unpack(f"<{len(raw) // 4}f", raw)
+        assert unpacked == pytest.approx(item.embedding, abs=1e-7)
+        # What the client asks for by itself is base64, and it unpacks that.
+        assert by_default.data[index].embedding == pytest.approx(item.embedding, abs=1e-7)
+        assert sum(value * value for value in unpacked) == pytest.approx(1, abs=1e-5)
+    assert by_default.usage.prompt_tokens == floats.usage.prompt_tokens > 0
+
+
+async def test_models_are_listed_and_found_by_the_client(client: openai.AsyncOpenAI) -> None:
+    listed = [model.id async for model in client.models.list()]
+    assert listed == ["smol", "vectors"]
+    assert (await client.models.retrieve("smol")).id == "smol"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody")
+
+
+async def test_a_text_completion_streams_several_choices_of_several_prompts(client: openai.AsyncOpenAI) -> None:
+    asked: Any = {"model": "smol", "prompt": ["One, two,", "Red, green,"], "n": 2, "max_tokens": 6, "temperature": 0}
+    whole = await client.completions.create(**asked)
+    texts = dict.fromkeys(range(4), "")
+    async for chunk in await client.completions.create(stream=True, **asked):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert [choice.text for choice in whole.choices] == list(texts.values())
+    assert texts[0] == texts[1] != texts[2] == texts[3]
