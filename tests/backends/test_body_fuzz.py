@@ -37,7 +37,7 @@ VOCABULARY = CharTokenizer()
 def chat(data: bytes) -> object:
     body = decode_chat(data)
     take_media(body.messages, Abilities(sees=True, hears=True))
-    return prompts.generates(body, [(1,)], LIMITS, lambda: "r")
+    return prompts.generates(body, [(1,)], VOCABULARY, LIMITS, lambda: "r")
 
 
 def completion(data: bytes) -> object:

@@ -65,6 +65,7 @@ HINTS: Mapping[str, tuple[str, ...]] = {
     "url": (*(f"data:image/png;base64,{_encoded(png(9, 7, seed=seed))}" for seed in range(4)), "https://example.org/"),
     "data": (_encoded(wav(0.1)), _encoded(png(9, 7))),
     "name": ("f", "g", "get_weather"),
+    "samplers": ("edskypmxt", "kpmt", "a", "top_k", "min_p", "temperature", "penalties"),
 }
 """What makes a body of this field sound more often."""
 _ODD_NUMBERS = (
@@ -185,6 +186,8 @@ class BodyFuzzer:
                 return self._dict(kind, depth)
             case inspect.VarTupleType() | inspect.ListType():
                 return self._items(kind, name, depth)
+            case inspect.TupleType():
+                return "[" + ", ".join(self._value(one, name, depth + 1) for one in kind.item_types) + "]"
             case inspect.AnyType() | inspect.RawType():
                 return self._anything(depth)
         raise AssertionError(f"no values are known of {kind}")
