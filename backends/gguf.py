@@ -30,6 +30,9 @@ class LongArray:
     length: int
 
 
+_TENSOR_ENTRIES = tuple(struct.Struct(f"<{n_dims}QIQ") for n_dims in range(fmt.MAX_DIMS + 1))
+"""The dimensions of a tensor, its type and its place."""
+
 Value = bool | int | float | str | tuple[bool | int | float, ...] | LongArray
 
 
@@ -304,15 +307,15 @@ def _read_tensor(reader: HeaderReader) -> Tensor:
     n_dims = reader.u32()
     if n_dims > fmt.MAX_DIMS:
         raise reader.damaged(f"tensor {name!r} has {n_dims} dimensions, {fmt.MAX_DIMS} is the most")
-    dims: tuple[int, ...] = struct.unpack(f"<{n_dims}Q", reader.take(8 * n_dims))
-    kind_number, offset = reader.u32(), reader.u64()
+    *sizes, kind_number, offset = reader.unpack(_TENSOR_ENTRIES[n_dims])
+    dims = tuple(sizes)
     kind = fmt.TENSOR_TYPES.get(kind_number)
     if kind is None:
         raise InvalidModelError(
             f"{reader.path}: tensor {name!r} has type {kind_number}, which this llama.cpp does not know; "
             "get the model in another quantization"
         )
-    if any(dim > fmt.MAX_TENSOR_BYTES for dim in dims):
+    if dims and max(dims) > fmt.MAX_TENSOR_BYTES:
         raise reader.damaged(f"tensor {name!r} has the dimensions {dims}")
     row = dims[0] if dims else 1
     if row % kind.block_size:

@@ -7,6 +7,7 @@ Must never know what the values mean; that is `backends.gguf`.
 from __future__ import annotations
 
 import struct
+from operator import length_hint
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,6 +79,13 @@ class HeaderReader:
         self._at += 8
         return value
 
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
+        """The values that `layout` describes."""
+        self._fill(layout.size)
+        values: tuple[int, ...] = layout.unpack_from(self._buffer, self._at)
+        self._at += layout.size
+        return values
+
     def count(self, what: str, most: int) -> int:
         """A u64 that counts `what`, at most `most` of them."""
         number = self.u64()
@@ -109,10 +117,13 @@ class HeaderReader:
         unpack = _U64.unpack_from
         while n_strings:
             self._fill(8)
-            buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
-            while n_strings and at <= last:
-                at += 8 + unpack(buffer, at)[0]
-                n_strings -= 1
+            buffer, at, left = self._buffer, self._at, iter(range(n_strings))
+            n_strings = 0
+            try:
+                for _ in left:
+                    at += 8 + unpack(buffer, at)[0]
+            except (struct.error, OverflowError):  # the next one begins beyond the window
+                n_strings = length_hint(left) + 1
             begin, self._at = self._at, at
             if self.position > self._limit:
                 self._at = begin

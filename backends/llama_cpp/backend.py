@@ -30,7 +30,8 @@ from backends.base import (
     encode_path,
 )
 from backends.footprint import ContextPlan, Dimensions, dimensions, footprint, reserved_tokens
-from backends.gguf import GgufHeader, read_header, shard_paths
+from backends.gguf import GgufHeader, shard_paths
+from backends.gguf_cache import HeaderCache
 from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
 from backends.llama_cpp import probing
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
@@ -44,6 +45,7 @@ _POOLING_MEAN = 1
 _POOLING_RANK = 4
 _CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
 _SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
+_HEADERS = HeaderCache()
 
 _PASSED_ENV = frozenset(("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"))
 _PASSED_ENV_PREFIXES = (
@@ -62,7 +64,7 @@ class LlamaCppBackend:
 
     def inspect(self, settings: LlamaCppSettings) -> Inspection:
         """Read the header and judge it. Blocks on file reads only. Raises `InvalidModelError`."""
-        header = read_header(settings.path)
+        header = _HEADERS.read(model_files(settings))
         check_is_model(header)
         dims = dimensions(header)
         task = task_of(header, settings)
@@ -99,11 +101,8 @@ class LlamaCppBackend:
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:
         """The model's files, by name alone: all shards if it is that of a first shard, adapters and projector."""
-        match = _SHARD_NAME.search(settings.path.name)
-        count = int(match[1]) if match else 1
-        shards = shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
         mmproj = (settings.mmproj,) if settings.mmproj is not None else ()
-        return (*shards, *(lora.path for lora in settings.lora), *mmproj)
+        return (*model_files(settings), *(lora.path for lora in settings.lora), *mmproj)
 
     def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
         """The worker program with its settings on the command line."""
@@ -140,6 +139,13 @@ class LlamaCppBackend:
     def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
         """Decode what a device probe has printed. Raises `ProbeError`."""
         return probing.read_devices(output)
+
+
+def model_files(settings: LlamaCppSettings) -> tuple[Path, ...]:
+    """The files of the model alone, by name."""
+    match = _SHARD_NAME.search(settings.path.name)
+    count = int(match[1]) if match else 1
+    return shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
 
 
 def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> dict[str, str]:
@@ -184,7 +190,7 @@ def check_is_model(header: GgufHeader) -> None:
 
 def read_adapters(header: GgufHeader, settings: LlamaCppSettings) -> tuple[GgufHeader, ...]:
     """The headers of the settings' LoRA adapters. Raises `InvalidModelError` for one that does not suit the model."""
-    adapters = tuple(read_header(lora.path) for lora in settings.lora)
+    adapters = tuple(_HEADERS.read((lora.path,)) for lora in settings.lora)
     for adapter in adapters:
         check_adapter(adapter, header)
     return adapters

@@ -102,7 +102,7 @@ def gemma4(n_layer: int = 10) -> Blueprint:
     windowed = tuple(layer % 5 != 4 for layer in range(n_layer))
     model.key("attention.sliding_window", 512)
     model.key("attention.sliding_window_pattern", windowed)
-    model.key("attention.shared_kv_layers", n_layer - 5)
+    model.key("attention.shared_kv_layers", max(0, n_layer - 5))
     model.key("attention.key_length_swa", 256)
     model.key("attention.value_length_swa", 256)
     model.key("rope.dimension_count_swa", 256)
