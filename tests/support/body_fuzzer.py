@@ -187,7 +187,8 @@ class BodyFuzzer:
             case inspect.VarTupleType() | inspect.ListType():
                 return self._items(kind, name, depth)
             case inspect.TupleType():
-                return "[" + ", ".join(self._value(one, name, depth + 1) for one in kind.item_types) + "]"
+                items = kind.item_types[: -1 if self._rng.random() < self._odds else None]
+                return "[" + ", ".join(self._value(item, name, depth + 1) for item in items) + "]"
             case inspect.AnyType() | inspect.RawType():
                 return self._anything(depth)
         raise AssertionError(f"no values are known of {kind}")
