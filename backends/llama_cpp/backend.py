@@ -202,7 +202,7 @@ def read_mmproj(settings: LlamaCppSettings, task: Task) -> Projector | None:
         return None
     if task is not Task.GENERATE:
         raise InvalidModelError(f"{settings.path}: is served for embeddings, which takes no images; leave out mmproj")
-    return read_projector(read_header(settings.mmproj), image_max_tokens=settings.image_max_tokens)
+    return read_projector(_HEADERS.read((settings.mmproj,)), image_max_tokens=settings.image_max_tokens)
 
 
 def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:
