@@ -98,7 +98,7 @@ class _Space:
                 if reusable and source.size_bytes == tensor.size_bytes:
                     tensor.offset, source.owns = source.offset, False
                     return
-        tensor.offset = self._take(_padded(tensor.size_bytes))
+        tensor.offset = self._take(padded(tensor.size_bytes))
 
     def free_if_done(self, tensor: Tensor) -> None:
         """ggml_gallocr_alloc_graph_impl, its part about parents."""
@@ -112,7 +112,7 @@ class _Space:
                 return
         if owner.owns:
             owner.owns = False
-            self._give(owner.offset, _padded(owner.size_bytes))
+            self._give(owner.offset, padded(owner.size_bytes))
 
     def _take(self, size: int) -> int:
         """The smallest block that holds `size`, of equal ones the last; the endless one only if there is no other."""
@@ -142,5 +142,6 @@ class _Space:
         self._free.insert(index, (offset, size))
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """`size` in bytes as a tensor takes it."""
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from backends.footprint import designs
+from backends.footprint.graph import padded
 from backends.footprint.layers import Dimensions
 from backends.footprint.plan import ContextPlan
 from backends.gguf import GgufHeader, Tensor
@@ -60,12 +61,13 @@ def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan) -> Weights:
         layer = layer_of(tensor.name, n_layer)
         if n_trunk <= layer < n_layer:
             continue
+        size_bytes = padded(tensor.size_bytes)
         if is_host_tensor(tensor.name) or any(pattern.search(tensor.name) for pattern in kept):
-            host += tensor.size_bytes
+            host += size_bytes
             continue
-        layers[layer] += tensor.size_bytes
+        layers[layer] += size_bytes
         if layer < n_layer and _EXPERTS.search(tensor.name):
-            experts[layer] += tensor.size_bytes
+            experts[layer] += size_bytes
     found, tied = tuple(experts) if any(experts) else (), _tied_embedding(header)
     if tied is None or any(pattern.search(tied.name) for pattern in kept):
         return Weights(tuple(layers), found, host, 0)

@@ -111,5 +111,5 @@ def ollama_formula(header: GgufHeader, path: Path, settings: dict[str, Any]) -> 
     dims = dimensions(header)
     head = dims.n_embd // dims.layers[0].n_head if dims.layers[0].n_head else 0
     fewest = min(layer.n_head_kv for layer in dims.layers)
-    n_ctx = settings.get("n_ctx", 8192)
+    n_ctx = min(settings.get("n_ctx", 8192), dims.n_ctx_train)
     return path.stat().st_size + 2 * dims.n_layer * fewest * head * n_ctx * 2
