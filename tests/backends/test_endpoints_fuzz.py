@@ -1,4 +1,4 @@
-"""Random bodies for every endpoint, sound and broken: every answer is explained and no worker dies of one."""
+"""Random bodies for the other endpoints, sound and broken: every answer is explained and no worker dies of one."""
 
 from __future__ import annotations
 
@@ -45,32 +45,12 @@ def number(*choices: float) -> Make:
     return lambda rng: rng.choice(choices)
 
 
-def within(*sound: Any, beyond: Any) -> Make:
-    """One of these, and now and then what is out of range."""
-    return lambda rng: rng.choice(sound) if rng.random() < 0.99 else beyond
-
-
-def bias(rng: random.Random) -> Any:
-    value = rng.choice((1, -1.5, 100, -100, False, 50))
-    known = rng.choice((0, 5, 300, 511)) if rng.random() < 0.98 else token(rng)
-    return rng.choice(({str(known): value}, {"ab c": value}, [[known, value], ["é", -1]], {}, []))
-
-
-def order(rng: random.Random) -> Any:
-    letters = rng.sample("edskypmxta", rng.randrange(11))
-    return "".join(letters) if rng.random() < 0.8 else ["top_k", "temperature", rng.choice(("min-p", "xtc", "top_k"))]
-
-
 def mixed(rng: random.Random) -> Any:
     return rng.choice((text, several(text, token)))(rng)
 
 
 def message(rng: random.Random) -> Any:
     return {"role": rng.choice(("system", "user", "assistant", "tool", "x")), "content": text(rng)}
-
-
-def question(rng: random.Random) -> Any:
-    return [{"role": "user", "content": rng.choice(("Hi", "aaaa bbbb aaaa", "é🙂"))}]
 
 
 def document(rng: random.Random) -> Any:
@@ -82,56 +62,11 @@ def extra(rng: random.Random) -> Any:
 
 
 CHAT: dict[str, Make] = {"messages": several(message)}
-SAMPLING: dict[str, Make] = {
-    "temperature": within(0, 1e-30, 1e-4, 0.7, 2, 100, beyond=-1),
-    "dynatemp_range": within(0, 0.7, 100, beyond=101),
-    "dynatemp_exponent": within(0, 1, 100, beyond=-1),
-    "top_k": within(0, -1, 1, 40, 2**31 - 1, beyond=-2),
-    "top_p": within(0, 1e-45, 0.9, 1, beyond=1.1),
-    "min_p": within(0, 1e-45, 0.1, 1, beyond=-0.1),
-    "typical_p": within(0, 0.5, 1, beyond=2),
-    "top_n_sigma": within(-1, 0, 1e-30, 1, 100, beyond=-2),
-    "xtc_probability": within(0, 0.5, 1, beyond=2),
-    "xtc_threshold": within(0, 0.1, 1, beyond=-1),
-    "min_keep": within(0, 1, 30, 2**31 - 1, beyond=-1),
-    "repeat_penalty": within(0.01, 1, 1.1, 100, beyond=0),
-    "repeat_last_n": within(-1, 0, 1, 64, 2**31 - 1, beyond=-2),
-    "frequency_penalty": within(-2, 0, 2, beyond=3),
-    "presence_penalty": within(-2, 0, 2, beyond=-3),
-    "dry_multiplier": within(0, 1e-30, 0.8, 100, beyond=-1),
-    "dry_base": within(1, 1.0000001, 1.75, 100, beyond=0.5),
-    "dry_allowed_length": within(0, 1, 2, 2**31 - 1, beyond=-1),
-    "dry_penalty_last_n": within(-1, 0, 1, 64, 2**31 - 1, beyond=-2),
-    "dry_sequence_breakers": within([], ["\n"], ["e", "\0", "\ud800", "ab" * 20], beyond=[""]),
-    "mirostat": within(0, 0, 0, 1, 2, beyond=3),
-    "mirostat_tau": within(0, 5, 100, beyond=101),
-    "mirostat_eta": within(0, 0.1, 10, beyond=11),
-    "adaptive_target": within(-1, 0, 0.3, 1, beyond=2),
-    "adaptive_decay": within(0, 0.9, 0.99, beyond=1),
-    "samplers": order,
-    "seed": within(-1, 0, 7, 2**63 - 1, beyond=2**63),
-    "logit_bias": bias,
-    "ignore_eos": flag,
-}
-GENERATION: dict[str, Make] = {
-    **SAMPLING,
-    "max_tokens": within(1, 4, 12, beyond=0),
-    "n": within(1, 1, 2, beyond=99),
-    "stop": within(None, "e", ["\n", "ab"], beyond=5),
-    "n_probs": within(0, 0, 3, 100, beyond=-1),
-    "stream": flag,
-}
 GENERATOR: dict[str, dict[str, Make]] = {
     "/tokenize": {"content": mixed, "add_special": flag, "parse_special": flag, "with_pieces": flag},
     "/detokenize": {"tokens": several(token)},
     "/apply-template": CHAT,
     "/v1/chat/completions/input_tokens": CHAT,
-    "/v1/chat/completions": {"messages": question, **GENERATION, "logprobs": flag, "top_logprobs": number(0, 0, 2)},
-    "/v1/completions": {
-        "prompt": within("ab", [5, 300], ["a", [7]], beyond=[]),
-        **GENERATION,
-        "logprobs": number(0, 5),
-    },
     "/infill": {
         "input_prefix": mixed,
         "input_suffix": mixed,
@@ -163,9 +98,9 @@ RANKER: dict[str, dict[str, Make]] = {
 
 
 def body(rng: random.Random, fields: dict[str, Make]) -> bytes:
-    """Each field is there most of the time (of those of sampling a dozen), now and then something else altogether."""
-    made = {name: make(rng) for name, make in fields.items() if rng.random() < (0.4 if name in GENERATION else 0.9)}
-    if rng.random() < 0.2:
+    """Each field is there most of the time, and now and then something else altogether."""
+    made = {name: make(rng) for name, make in fields.items() if rng.random() < 0.85}
+    if rng.random() < 0.3:
         made[rng.choice(tuple(fields))] = rng.choice(ODD)
     raw = json.dumps(made).encode()
     return raw[: rng.randrange(len(raw))] if rng.random() < 0.05 else raw
@@ -190,7 +125,7 @@ async def ask_at_random(worker: Running, endpoints: dict[str, dict[str, Make]]) 
                     (400, "exceed_context_size_error"),
                 ), (sent, answer)
                 assert len(error["message"]) > 10, (sent, answer)
-    assert min(answered.values()) > 5, answered
+    assert min(answered.values()) > 0, answered
     assert worker.process.returncode is None
 
 
