@@ -104,15 +104,27 @@ class Inspection:
     architecture: str = ""
     description: str = ""
     """A short human line: architecture, parameters, quantization."""
+    tensor_split: tuple[float, ...] = ()
+    """Shares the settings demand of `devices`, or of all GPUs in the engine's order; empty leaves them to placement."""
+    split_mode: str = "layer"
+    """How the model may be laid over several GPUs: none, layer or row."""
+    main_gpu: int | None = None
+    """The GPU the settings name, counted among those allowed; None leaves it to placement."""
+    n_cpu_moe: int | None = 0
+    """Blocks, from the first, whose experts the settings keep in RAM; None leaves it to placement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """Where placement put a worker: layer counts and devices, in llama.cpp's terms."""
+    """Where placement put a worker, in llama.cpp's terms. The worker does exactly this, whatever its settings say."""
 
     n_gpu_layers: int = 0
     devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
+    """Shares of `devices`, such as the number of layers on each."""
+    n_cpu_moe: int = 0
+    main_gpu: int = 0
+    """An index into `devices`."""
 
 
 @dataclass(frozen=True, slots=True)

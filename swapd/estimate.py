@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from backends.base import Footprint, Inspection
+from backends.base import Inspection
 from swapd.core import placement
-from swapd.core.spec import RAM, ModelSpec, Placement
+from swapd.core.layout import Layout, parts
+from swapd.core.spec import LayerCosts, ModelSpec, Placement, Room, SplitMode
 
 
 class DeviceEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class DeviceEstimate(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int
     compute_bytes: int
     other_bytes: int
-    """RAM only: the output buffer and the worker process itself."""
+    """In RAM the output buffer and the worker process itself, on a GPU what the driver takes for it."""
     total_bytes: int
     budget_bytes: int
 
@@ -41,20 +42,21 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     fit: str
 
 
-def estimate(spec: ModelSpec, inspection: Inspection, budgets: Mapping[str, int]) -> Estimate:
-    """Lay the model out under budgets in bytes by device name: the layout that fits, else the one preferred."""
-    candidates = placement.options(spec, list(budgets))
-    chosen = placement.place(candidates, budgets)
-    laid_out = chosen or candidates[0]
+def estimate(spec: ModelSpec, inspection: Inspection, room: Room) -> Estimate:
+    """Lay the model out under budgets, in bytes by device name: the layout that fits, else the one preferred."""
+    assert spec.costs is not None
+    chosen = placement.place(spec, room)
+    laid_out = chosen or placement.preferred(spec, room)
+    devices = _devices(spec.costs, laid_out, room.free_bytes, by_rows=spec.split_mode is SplitMode.ROW)
     return Estimate(
         model=spec.id,
         description=inspection.description,
         n_ctx=inspection.n_ctx,
         slots=inspection.slots,
-        devices=_devices(inspection.footprint, laid_out, budgets),
-        total_bytes=sum(laid_out.device_bytes.values()),
+        devices=devices,
+        total_bytes=sum(device.total_bytes for device in devices),
         fits=chosen is not None,
-        fit=_fit(laid_out, budgets) if chosen is not None else placement.misfit(spec, budgets) or "",
+        fit=_fit(laid_out, room.free_bytes) if chosen is not None else placement.misfit(spec, room) or "",
     )
 
 
@@ -63,31 +65,20 @@ def _fit(laid_out: Placement, budgets: Mapping[str, int]) -> str:
     return f"fits {laid_out.why}, of a budget of {allowed}"
 
 
-def _devices(footprint: Footprint, laid_out: Placement, budgets: Mapping[str, int]) -> tuple[DeviceEstimate, ...]:
-    """The placement's bytes again, by what they are for. The last layers are the ones on a GPU."""
-    on_ram = len(footprint.layer_weights_bytes) - laid_out.n_gpu_layers
-    parts = []
-    for name, device_bytes in laid_out.device_bytes.items():
-        layers = slice(None, on_ram) if name == RAM else slice(on_ram, None)
-        weights_bytes = sum(footprint.layer_weights_bytes[layers])
-        kv_bytes = sum(footprint.layer_kv_bytes[layers])
-        compute_bytes = footprint.compute_bytes if name != RAM or on_ram else 0
-        other_bytes = 0
-        if name == RAM:
-            weights_bytes += footprint.host_weights_bytes
-            other_bytes = footprint.host_bytes
-        else:
-            weights_bytes += footprint.tied_output_bytes
-        assert weights_bytes + kv_bytes + compute_bytes + other_bytes == device_bytes, name
-        parts.append(
-            DeviceEstimate(
-                name=name,
-                weights_bytes=weights_bytes,
-                kv_bytes=kv_bytes,
-                compute_bytes=compute_bytes,
-                other_bytes=other_bytes,
-                total_bytes=device_bytes,
-                budget_bytes=budgets.get(name, 0),
-            )
+def _devices(
+    costs: LayerCosts, laid_out: Placement, budgets: Mapping[str, int], *, by_rows: bool
+) -> tuple[DeviceEstimate, ...]:
+    """The placement's bytes again, by what they are for; each byte once, also where devices share a memory."""
+    layout = Layout(laid_out.devices, laid_out.tensor_split, laid_out.n_cpu_moe, by_rows)
+    return tuple(
+        DeviceEstimate(
+            name=name,
+            weights_bytes=part.weights_bytes,
+            kv_bytes=part.kv_bytes,
+            compute_bytes=part.compute_bytes,
+            other_bytes=part.other_bytes,
+            total_bytes=part.total_bytes,
+            budget_bytes=budgets.get(name, 0),
         )
-    return tuple(parts)
+        for name, part in parts(costs, layout).items()
+    )

@@ -97,6 +97,10 @@ class LlamaCppBackend:
             devices=settings.devices,
             architecture=header.architecture,
             description=describe(header, dims),
+            tensor_split=settings.tensor_split,
+            split_mode=settings.split_mode,
+            main_gpu=None if settings.main_gpu == "auto" else settings.main_gpu,
+            n_cpu_moe=None if settings.n_cpu_moe == "auto" else settings.n_cpu_moe,
         )
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:

@@ -68,10 +68,12 @@ class LlamaCppSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     devices: tuple[str, ...] = ()
     """Device names as llama.cpp prints them; empty leaves the choice to placement."""
     tensor_split: tuple[Annotated[float, msgspec.Meta(ge=0)], ...] = ()
-    main_gpu: Natural = 0
+    """Shares of the devices, in their order; empty leaves them to placement."""
+    main_gpu: Natural | Literal["auto"] = "auto"
+    """With split_mode none the one GPU to use, with row the one for what is not split; counted among the devices."""
     split_mode: Literal["none", "layer", "row"] = "layer"
-    n_cpu_moe: Natural = 0
-    """Blocks, from the first, whose expert weights stay in RAM."""
+    n_cpu_moe: Natural | Literal["auto"] = "auto"
+    """Blocks, from the first, whose expert weights stay in RAM; auto is as many as need be."""
     override_tensor: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """Tensors that stay in RAM wherever their layer goes, each `PATTERN=CPU`, matched anywhere in a tensor's name."""
     flash_attn: Literal["auto"] | bool = "auto"

@@ -20,6 +20,7 @@ from swapd.config.positions import line_of
 from swapd.config.problems import ConfigError, Problem
 from swapd.config.schema import Config, Model
 from swapd.core import placement
+from swapd.core.spec import Room
 from swapd.estimate import Estimate
 from swapd.estimate import estimate as make_estimate
 from swapd.pool import catalog
@@ -68,16 +69,16 @@ def check(arguments: argparse.Namespace) -> int:
 
 def verdicts(config: Config, text: str, backends: dict[str, Backend], devices: Sequence[Device]) -> list[Problem]:
     """What keeps each model from ever being served, with the line of the key that says so."""
-    limits = {device.name: device.budget_bytes for device in budgets(config.memory, devices)}
+    room = Room.of_budgets(budgets(config.memory, devices))
     problems = []
     for model in config.models.values():
-        entry = catalog.inspect(model, config, backends[model.backend], limits)
+        entry = catalog.inspect(model, config, backends[model.backend], room.free_bytes)
         keys: tuple[str, ...] = ("models", model.id)
         verdict = entry.spec.verdict
         if verdict is not None:
             keys = (*keys, "path" if entry.inspection is None else "devices")
         else:
-            verdict = placement.misfit(entry.spec, limits)
+            verdict = placement.misfit(entry.spec, room)
         if verdict is not None:
             problems.append(Problem(line_of(text, keys), ".".join(keys), verdict))
     return problems
@@ -87,16 +88,16 @@ def estimate(arguments: argparse.Namespace) -> int:
     """A table per model. A file needs no configuration: it is measured with every setting's default."""
     backends, devices = installed_backends(), discover()
     config = _configuration(arguments.config, arguments.models, backends)
-    limits = {device.name: device.budget_bytes for device in budgets(config.memory, devices)}
+    room = Room.of_budgets(budgets(config.memory, devices))
     estimates, failed = [], False
     for name in arguments.models:
         model = _file_model(Path(name), backends) if is_file_name(name) else _configured_model(name, config)
-        entry = catalog.inspect(model, config, backends[model.backend], limits)
+        entry = catalog.inspect(model, config, backends[model.backend], room.free_bytes)
         if entry.inspection is None or entry.spec.verdict is not None:
             complain(entry.spec.verdict or "")
             failed = True
             continue
-        estimates.append(make_estimate(entry.spec, entry.inspection, limits))
+        estimates.append(make_estimate(entry.spec, entry.inspection, room))
     if arguments.json:
         print_json({"models": estimates})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -17,7 +17,7 @@ class Candidate:
     """Expected seconds lost by sending it away: time to reload it, weighed by how soon it is wanted."""
 
 
-def choose_victims(shortage: Mapping[str, int], candidates: Sequence[Candidate]) -> list[int] | None:
+def choose_victims(shortage: Mapping[str, int], candidates: Sequence[Candidate]) -> list[Candidate] | None:
     """The workers whose leaving covers the shortage on every device at little cost, or None if none does.
 
     Idle ones go before busy ones, then cheapest per byte freed *where it is short*. None is chosen that does
@@ -35,7 +35,16 @@ def choose_victims(shortage: Mapping[str, int], candidates: Sequence[Candidate])
         chosen.append(best)
         left.remove(best)
         missing = _after(missing, best)
-    return [candidate.worker_id for candidate in _without_needless(chosen, shortage)]
+    return _without_needless(chosen, shortage)
+
+
+def freed(free: Mapping[str, int], victims: Iterable[Candidate]) -> dict[str, int]:
+    """What is free once these have left."""
+    sizes = dict(free)
+    for victim in victims:
+        for name, size_bytes in victim.device_bytes.items():
+            sizes[name] = sizes.get(name, 0) + size_bytes
+    return sizes
 
 
 def _helps(candidate: Candidate, missing: Mapping[str, int]) -> int:

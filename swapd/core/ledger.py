@@ -5,11 +5,11 @@ Owns the records and their invariants (`check`). Holds no policy: it never decid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swapd.core.lifecycle import Cause, WorkerState, after
-from swapd.core.spec import DeviceSpec, ModelSpec, Placement
+from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room, shared_memories
 
 LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
 LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
@@ -175,6 +175,19 @@ class Ledger:
     def free_bytes(self, device: str) -> int:
         """Budget less charges; negative after the budget was cut."""
         return self.devices[device].spec.budget_bytes - self.charged_bytes(device)
+
+    def room(self, free_bytes: Mapping[str, int]) -> Room:
+        """These bytes, on the devices as they are."""
+        return Room(free_bytes, shared_memories(device.spec for device in self.devices.values()))
+
+    def open_room(self, model: Model) -> Room:
+        """What this model could have if every other left that may be asked to: budgets less the pinned ones' part."""
+        budgets = {name: device.spec.budget_bytes for name, device in self.devices.items()}
+        for worker in self.workers.values():
+            if worker.spec.pin and worker.model_id != model.id and worker.state not in LEAVING_STATES:
+                for name, size_bytes in worker.placement.device_bytes.items():
+                    budgets[name] -= size_bytes
+        return self.room(budgets)
 
     def leaving_bytes(self, device: str) -> int:
         """Charged bytes that are on their way back without any further decision."""

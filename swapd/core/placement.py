@@ -1,72 +1,276 @@
-"""Where a model's bytes can go. Pure sums over `LayerCosts`; never decides who has to leave.
+"""Where a model goes in the room there is. Pure and deterministic; never decides who has to leave for it.
 
-First version: the whole demand on one GPU, or on the CPU. Splitting over several GPUs is not done here yet.
+In this order: whole on the fullest GPU that holds it; split over the fewest GPUs in proportion to what they have
+free; with the experts of as few blocks as need be in RAM; with as many layers on GPUs as fit, when the settings leave
+their number open; in RAM. What the settings fix by hand narrows this. Names decide ties, never the order of a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, combinations
 
-from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement
+from swapd.core.fit import cut, longest_tail
+from swapd.core.layout import Layout, gpu_weights, lay, layers_by_split, parts
+from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, Room, SplitMode
 
 MIB = 1024 * 1024
 
+MAX_COMBINED_GPUS = 6
+"""With more GPUs than this, of each number only those with the most room are tried together."""
 
-def lay(costs: LayerCosts, gpu: str | None, n_gpu_layers: int) -> dict[str, int]:
-    """Bytes per device with the last `n_gpu_layers` layers (the output layer counts as one) on one GPU.
+MAX_SUMS = 4
+"""Of the ways that do not fit, how many are told."""
 
-    Source: llama.cpp, llama_model::load_tensors: layer i is on the GPU iff i >= max(L + 1 - ngl, 0).
+MAX_TARGETED_GPUS = 4
+"""With more GPUs than this, room is made on one of them or on all."""
+
+SETTLE_SHARE = 1 / 8
+"""Of a model that can never be on GPUs as a whole: how much less than the best it may get to be loaded at once."""
+
+
+def place(spec: ModelSpec, room: Room) -> Placement | None:
+    """The best way to put this model into what is free, or None if there is none."""
+    return _place(spec, tuple(sorted(room.free_bytes.items())), tuple(sorted(room.shares.items())))
+
+
+# While a model waits it is asked again after every event, and hardly ever with a new answer.
+@lru_cache(maxsize=1024)
+def _place(
+    spec: ModelSpec, free_bytes: tuple[tuple[str, int], ...], shares: tuple[tuple[str, str], ...]
+) -> Placement | None:
+    room = Room(dict(free_bytes), dict(shares))
+    for layout, why in _ways(spec, room):
+        found = _placement(spec, room, layout, why)
+        if fits(found.device_bytes, room.free_bytes):
+            return found
+    return None
+
+
+def preferred(spec: ModelSpec, room: Room) -> Placement:
+    """How the model would be laid out if its first choice had all the room it wants: for people, when nothing fits."""
+    endless = Room(dict.fromkeys(room.free_bytes, 1 << 62) | {RAM: 1 << 62}, room.shares)
+    layout, why = next(_ways(spec, endless))
+    return _placement(spec, room, layout, why)
+
+
+def good_enough(found: Placement, best: Placement, costs: LayerCosts) -> bool:
+    """Whether to take what is free now, given the best that could be had if every other model left.
+
+    A model that could be on GPUs as a whole does not settle for less because another happens to be there.
     """
-    layers = len(costs.layer_weights_bytes)
-    moved = 0 if gpu is None else min(n_gpu_layers, layers)
-    first = layers - moved
-    weights, kv = costs.layer_weights_bytes, costs.layer_kv_bytes
-    ram = sum(weights[:first]) + sum(kv[:first]) + costs.host_bytes
-    if moved < layers:
-        ram += costs.compute_bytes
-    sizes = {RAM: ram}
-    if gpu is not None and moved:
-        sizes[gpu] = sum(weights[first:]) + sum(kv[first:]) + costs.compute_bytes + costs.tied_output_bytes
-    return sizes
+    if found.left_bytes == 0:
+        return True
+    return best.left_bytes > 0 and found.left_bytes <= best.left_bytes + SETTLE_SHARE * costs.total_bytes
 
 
-def options(spec: ModelSpec, device_names: Sequence[str]) -> list[Placement]:
-    """Every way this model may be placed, best first, whatever is free now.
+def targets(spec: ModelSpec, room: Room) -> list[tuple[str, ...]]:
+    """Sets of GPUs on which this model could concentrate, when others are to leave for it. The last one is of all."""
+    gpus = usable_gpus(spec, room)
+    if spec.tensor_split or spec.n_gpu_layers == 0 or not gpus:
+        return [tuple(gpus)]
+    if spec.split_mode is SplitMode.NONE:
+        return [(gpu,) for gpu in gpus]
+    sizes = range(1, len(gpus) + 1) if len(gpus) <= MAX_TARGETED_GPUS else (1, len(gpus))
+    return [group for size in sizes for group in combinations(gpus, size)]
 
-    GPUs come in the order given. The CPU alone is a way when the settings ask for it, or when no GPU is
-    theirs to use.
-    """
-    assert spec.costs is not None
-    layers = len(spec.costs.layer_weights_bytes)
-    gpus = [name for name in device_names if name != RAM and (not spec.devices or name in spec.devices)]
-    wanted = layers if spec.n_gpu_layers is None else min(spec.n_gpu_layers, layers)
+
+def usable_gpus(spec: ModelSpec, room: Room) -> list[str]:
+    """The GPUs the settings allow. An integrated one counts only beside no other, as in llama.cpp, or when named."""
+    names = sorted(room.gpus(), key=_natural)
+    if spec.devices:
+        names = [name for name in (spec.devices if spec.tensor_split else names) if name in spec.devices]
+    else:
+        names = [name for name in names if name not in room.shares] or names
+    if spec.split_mode is SplitMode.NONE and spec.main_gpu is not None:
+        return names[spec.main_gpu : spec.main_gpu + 1]
+    return names
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """CUDA2 before CUDA10."""
+    number = re.search(r"\d+$", name)
+    return (name[: number.start()], int(number[0])) if number else (name, -1)
+
+
+# -- ways, best first -----------------------------------------------------------------------------------------------
+
+
+def _ways(spec: ModelSpec, room: Room) -> Iterator[tuple[Layout, str]]:
+    """Layouts that the GPUs have room for, with the words for them. Whether RAM suffices is not looked at."""
+    costs = spec.costs
+    assert costs is not None
+    gpus = usable_gpus(spec, room)
+    wanted = costs.layers if spec.n_gpu_layers is None else min(spec.n_gpu_layers, costs.layers)
     if wanted == 0 or not gpus:
-        sizes = lay(spec.costs, None, 0)
-        return [Placement(sizes, 0, (), f"on the CPU, {describe(sizes)}")]
-    found = []
-    for gpu in gpus:
-        sizes = lay(spec.costs, gpu, wanted)
-        what = "all layers" if wanted == layers else f"the last {wanted} of {layers} layers"
-        found.append(Placement(sizes, wanted, (gpu,), f"{what} on {gpu}, {describe(sizes)}"))
-    return found
+        yield Layout(), "on the CPU"
+        return
+    search = _Search(spec, costs, room, gpus)
+    given = spec.n_cpu_moe or 0
+    whole = "all layers" if wanted == costs.layers else f"the last {wanted} of {costs.layers} layers"
+    for layout in search.layouts(wanted, given):
+        yield layout, f"{whole} on {search.where(layout)}"
+    blocks = _expert_blocks(costs) if spec.n_cpu_moe is None else 0
+    for n_cpu_moe in search.fewest_blocks(wanted, blocks):
+        for layout in search.layouts(wanted, n_cpu_moe):
+            kept = f"the experts of the first {n_cpu_moe} blocks in RAM (the GPUs have no room for more)"
+            yield layout, f"{whole} on {search.where(layout)}, {kept}"
+    if spec.n_gpu_layers is None:
+        n_cpu_moe = max(given, blocks)
+        n_gpu_layers = search.most_layers(n_cpu_moe)
+        for layout in search.layouts(n_gpu_layers, n_cpu_moe) if 0 < n_gpu_layers < wanted else ():
+            some = f"the last {n_gpu_layers} of {costs.layers} layers (the GPUs have no room for more)"
+            experts = ", without their experts" if n_cpu_moe else ""
+            yield layout, f"{some} on {search.where(layout)}{experts}"
+        yield Layout(), "on the CPU (no GPU has room for a layer)" if n_gpu_layers == 0 else "on the CPU"
+
+
+def _expert_blocks(costs: LayerCosts) -> int:
+    """The number of first blocks that hold all the experts there are."""
+    return max((layer + 1 for layer, size_bytes in enumerate(costs.layer_expert_bytes) if size_bytes), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One model's layouts in one room."""
+
+    spec: ModelSpec
+    costs: LayerCosts
+    room: Room
+    gpus: Sequence[str]
+
+    def layouts(self, n_gpu_layers: int, n_cpu_moe: int) -> Iterator[Layout]:
+        """Ways to put so many layers on GPUs: the fewest that hold them, of these the ones with the least room."""
+        if self.spec.tensor_split:
+            layout = self.by_hand(n_gpu_layers, n_cpu_moe)
+            if self.on_gpus_fits(layout):
+                yield layout
+            return
+        sums = self.sums(n_cpu_moe)
+        first = self.costs.layers - n_gpu_layers
+        for size in range(1, 1 + (1 if self.spec.split_mode is SplitMode.NONE else len(self.gpus))):
+            found = []
+            for group in self.groups(size):
+                capacities = [self.capacity(gpu) for gpu in group]
+                counts = cut(sums, first, capacities)
+                if counts is not None and all(counts):
+                    found.append((sum(capacities), group, counts))
+            for _, group, counts in sorted(found, key=lambda one: (one[0], [_natural(gpu) for gpu in one[1]])):
+                layout = Layout(group, counts, n_cpu_moe, self.spec.split_mode is SplitMode.ROW)
+                if not layout.by_rows or self.on_gpus_fits(layout):
+                    yield layout
+
+    def fewest_blocks(self, n_gpu_layers: int, blocks: int) -> Iterator[int]:
+        """The fewest first blocks, of so many, whose experts must be in RAM; none if even all do not suffice."""
+        fewest = _first_true(blocks, lambda n_cpu_moe: next(self.layouts(n_gpu_layers, n_cpu_moe), None) is not None)
+        if fewest is not None:
+            yield fewest
+
+    def most_layers(self, n_cpu_moe: int) -> int:
+        """The most last layers that the GPUs have room for."""
+        if self.spec.tensor_split:
+            counts = range(self.costs.layers, 0, -1)
+            return next((count for count in counts if self.on_gpus_fits(self.by_hand(count, n_cpu_moe))), 0)
+        sums = self.sums(n_cpu_moe)
+        alone = self.spec.split_mode is SplitMode.NONE
+        groups = [(gpu,) for gpu in self.gpus] if alone else [tuple(self.gpus)]
+        return max(self.costs.layers - longest_tail(sums, [self.capacity(gpu) for gpu in group]) for group in groups)
+
+    def groups(self, size: int) -> Iterator[tuple[str, ...]]:
+        if size == 1 or len(self.gpus) <= MAX_COMBINED_GPUS:
+            return combinations(self.gpus, size)
+        roomy = sorted(self.gpus, key=lambda gpu: (-self.capacity(gpu), _natural(gpu)))[:size]
+        return iter([tuple(sorted(roomy, key=_natural))])
+
+    def capacity(self, gpu: str) -> int:
+        """Bytes for layers: what is free less what computing there takes at all."""
+        return (
+            self.room.free_bytes[gpu]
+            - (self.costs.gpu_compute_bytes or self.costs.compute_bytes)
+            - (self.costs.gpu_context_bytes)
+        )
+
+    def sums(self, n_cpu_moe: int) -> list[int]:
+        """Running sums of what each layer takes on a GPU."""
+        sizes = [w + kv for w, kv in zip(gpu_weights(self.costs, n_cpu_moe), self.costs.layer_kv_bytes, strict=True)]
+        sizes[-1] += self.costs.tied_output_bytes
+        return list(accumulate(sizes, initial=0))
+
+    def by_hand(self, n_gpu_layers: int, n_cpu_moe: int) -> Layout:
+        """The layout that the settings' tensor_split makes."""
+        counts = layers_by_split(self.spec.tensor_split, n_gpu_layers)
+        used = [(gpu, count) for gpu, count in zip(self.gpus, counts, strict=False) if count]
+        devices, layers = zip(*used, strict=True)
+        return Layout(devices, layers, n_cpu_moe, self.spec.split_mode is SplitMode.ROW)
+
+    def on_gpus_fits(self, layout: Layout) -> bool:
+        found = parts(self.costs, layout)
+        return all(found[gpu].total_bytes <= self.room.free_bytes[gpu] for gpu in layout.devices)
+
+    def where(self, layout: Layout) -> str:
+        """'CUDA1', 'CUDA1 (the fullest GPU with room)', 'CUDA0 and CUDA1 (20 and 13; no GPU alone has room)'."""
+        names = " and ".join(layout.devices)
+        if len(layout.devices) > 1:
+            counts = " and ".join(map(str, layout.layers))
+            return f"{names} ({counts}; {'tensor_split' if self.spec.tensor_split else 'no GPU alone has room'})"
+        return f"{names} (the fullest GPU with room)" if len(self.gpus) > 1 and not self.spec.tensor_split else names
+
+
+def _first_true(most: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest number from 1 to `most` for which something holds that holds for all greater ones, too."""
+    if most == 0 or not holds(most):
+        return None
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+# -- sums -----------------------------------------------------------------------------------------------------------
+
+
+def _placement(spec: ModelSpec, room: Room, layout: Layout, why: str) -> Placement:
+    assert spec.costs is not None
+    sizes = lay(spec.costs, layout, room.shares)
+    main_gpu = 0
+    if layout.by_rows and spec.main_gpu is not None:
+        main = usable_gpus(spec, room)[spec.main_gpu]
+        main_gpu = layout.devices.index(main) if main in layout.devices else 0
+    return Placement(
+        device_bytes=sizes,
+        n_gpu_layers=layout.n_gpu_layers,
+        devices=layout.devices,
+        why=f"{why}, {describe(sizes)}",
+        tensor_split=layout.layers,
+        n_cpu_moe=layout.n_cpu_moe,
+        main_gpu=main_gpu,
+        left_bytes=_left_bytes(spec, layout, room),
+    )
+
+
+def _left_bytes(spec: ModelSpec, layout: Layout, room: Room) -> int:
+    """Weights and cache that the settings would have on GPUs and that are in RAM."""
+    costs = spec.costs
+    assert costs is not None
+    if not usable_gpus(spec, room):
+        return 0
+    wanted = costs.layers if spec.n_gpu_layers is None else min(spec.n_gpu_layers, costs.layers)
+    meant = sum(gpu_weights(costs, spec.n_cpu_moe or 0)[costs.layers - wanted :])
+    got = sum(gpu_weights(costs, layout.n_cpu_moe)[costs.layers - layout.n_gpu_layers :])
+    cache = sum(costs.layer_kv_bytes[costs.layers - wanted : costs.layers - layout.n_gpu_layers])
+    return meant - got + cache
 
 
 def fits(sizes: Mapping[str, int], free: Mapping[str, int]) -> bool:
     """Whether every device has room for its share. A device that is not there has none."""
     return all(size_bytes <= free.get(name, 0) for name, size_bytes in sizes.items())
-
-
-def place(candidates: Sequence[Placement], free: Mapping[str, int]) -> Placement | None:
-    """The candidate that leaves the least behind: the fullest device that still holds it, ties by name."""
-    fitting = [candidate for candidate in candidates if fits(candidate.device_bytes, free)]
-    if not fitting:
-        return None
-    return min(fitting, key=lambda one: (_left_over(one, free), one.devices))
-
-
-def _left_over(candidate: Placement, free: Mapping[str, int]) -> int:
-    devices = candidate.devices or (RAM,)
-    return sum(free[name] - candidate.device_bytes.get(name, 0) for name in devices)
 
 
 def shortage(sizes: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int]:
@@ -77,23 +281,42 @@ def shortage(sizes: Mapping[str, int], free: Mapping[str, int]) -> dict[str, int
 
 def describe(sizes: Mapping[str, int]) -> str:
     """'CUDA0 5,120 MiB and RAM 310 MiB'."""
-    parts = [f"{name} {-(-size_bytes // MIB):,} MiB" for name, size_bytes in sorted(sizes.items()) if size_bytes]
-    return " and ".join(parts) or "nothing"
+    said = [f"{name} {-(-size_bytes // MIB):,} MiB" for name, size_bytes in sorted(sizes.items()) if size_bytes]
+    return " and ".join(said) or "nothing"
 
 
-def misfit(spec: ModelSpec, budgets: Mapping[str, int]) -> str | None:
-    """The sentence that says why no way of placing this model can ever fit, or None if one can."""
-    candidates = options(spec, list(budgets))
-    if any(fits(candidate.device_bytes, budgets) for candidate in candidates):
+def misfit(spec: ModelSpec, room: Room) -> str | None:
+    """The sentence that says why no way of placing this model can ever fit these budgets, or None if one can."""
+    if place(spec, room) is not None:
         return None
-    sums = "; or ".join(
-        ", ".join(
-            f"{name} needs {-(-size_bytes // MIB):,} MiB of a budget of {budgets.get(name, 0) // MIB:,} MiB"
-            for name, size_bytes in sorted(candidate.device_bytes.items())
-        )
-        for candidate in candidates
-    )
+    sums = "; or ".join(_sums(spec, room)[:MAX_SUMS])
     return (
         f"model {spec.id!r} can never fit: {sums}. "
         "Lower its n_ctx or n_gpu_layers, quantize its cache (type_k, type_v), or raise memory.budget."
+    )
+
+
+def _sums(spec: ModelSpec, room: Room) -> list[str]:
+    """What it would take on each GPU alone, on all of them, and in RAM, as far as the settings allow."""
+    costs = spec.costs
+    assert costs is not None
+    gpus = usable_gpus(spec, room)
+    budgets = room.free_bytes
+    alone = [room.only((gpu,)) for gpu in gpus] if not spec.tensor_split and spec.n_gpu_layers != 0 else []
+    found = [_sum(preferred(spec, one).device_bytes, budgets) for one in alone or [room]]
+    if len(alone) > 1 and spec.split_mode is not SplitMode.NONE:
+        sizes = preferred(spec, alone[0]).device_bytes
+        fixed_bytes = (costs.gpu_compute_bytes or costs.compute_bytes) + costs.gpu_context_bytes
+        together = " and ".join(gpus)
+        needed = {together: sizes[gpus[0]] + (len(gpus) - 1) * fixed_bytes, RAM: sizes[RAM]}
+        found.append(_sum(needed, {together: sum(budgets[gpu] for gpu in gpus), RAM: budgets.get(RAM, 0)}))
+    if gpus and spec.n_gpu_layers is None:
+        found.append(_sum(lay(costs, Layout()), budgets))
+    return found
+
+
+def _sum(sizes: Mapping[str, int], budgets: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name} needs {-(-size_bytes // MIB):,} MiB of a budget of {budgets.get(name, 0) // MIB:,} MiB"
+        for name, size_bytes in sorted(sizes.items())
     )

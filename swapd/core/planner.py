@@ -115,23 +115,13 @@ def hopeless(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
     if verdict is not None:
         return Refusal(RefusalKind.INVALID_MODEL, verdict)
     if all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
-        reason = misfit(model.spec, _open_budgets(ledger, model))
+        reason = misfit(model.spec, ledger.open_room(model))
         if reason is not None:
             return Refusal(RefusalKind.DOES_NOT_FIT, reason)
         if model.retry_at_s is not None and now_s < model.retry_at_s:
             message = model.last_error or f"model {model.id!r} failed to load"
             return Refusal(RefusalKind.LOAD_FAILED, message, model.retry_at_s - now_s)
     return None
-
-
-def _open_budgets(ledger: Ledger, model: Model) -> dict[str, int]:
-    """Budgets less what pinned workers of other models hold for good."""
-    budgets = {name: device.spec.budget_bytes for name, device in ledger.devices.items()}
-    for worker in ledger.workers.values():
-        if worker.spec.pin and worker.model_id != model.id and worker.state not in LEAVING_STATES:
-            for name, size_bytes in worker.placement.device_bytes.items():
-                budgets[name] -= size_bytes
-    return budgets
 
 
 def _refuse_hopeless(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:

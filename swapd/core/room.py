@@ -7,15 +7,15 @@ not overtaken for ever by small ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Launch, Tell
-from swapd.core.eviction import Candidate, choose_victims
+from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
-from swapd.core.placement import MIB, describe, fits, options, place, shortage
+from swapd.core.placement import MIB, describe, fits, good_enough, place, shortage, targets
 from swapd.core.spec import Placement
 from swapd.core.turns import bound_s, leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
 
@@ -48,18 +48,31 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if model not in needy:
             model.claim = None
     for model in needy:
-        ways = options(model.spec, list(ledger.devices))
+        best = place(model.spec, ledger.open_room(model))
+        if best is None:
+            model.claim = None
+            continue
         soon = {name: ledger.free_bytes(name) + ledger.leaving_bytes(name) - claimed[name] for name in ledger.devices}
         free = {name: min(ledger.free_bytes(name), soon[name]) for name in ledger.devices}
-        placement = place(ways, free)
+        placement = _placed(ledger, model, best, free)
         if placement is not None:
             model.claim = None
             _launch(ledger, model, placement, now_s, effects)
             continue
-        model.claim = _claim(ledger, model, ways, soon, now_s, effects)
+        model.claim = _claim(ledger, model, best, soon, now_s, effects)
         if model.claim is not None:
             for name, size_bytes in model.claim.device_bytes.items():
                 claimed[name] += size_bytes
+
+
+def _placed(
+    ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int], gpus: Sequence[str] | None = None
+) -> Placement | None:
+    """Where the model goes in this room, perhaps on these GPUs only, unless it had better wait for more."""
+    room = ledger.room(free)
+    found = place(model.spec, room if gpus is None else room.only(gpus))
+    assert model.spec.costs is not None
+    return found if found is not None and good_enough(found, best, model.spec.costs) else None
 
 
 def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, effects: list[Effect]) -> None:
@@ -71,34 +84,59 @@ def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, ef
 def _claim(
     ledger: Ledger,
     model: Model,
-    ways: Sequence[Placement],
-    soon: dict[str, int],
+    best: Placement,
+    soon: Mapping[str, int],
     now_s: float,
     effects: list[Effect],
 ) -> Placement | None:
     """The placement whose room is coming, after asking the cheapest sufficient victims to leave."""
-    for way in sorted(ways, key=lambda way: way != model.claim):
-        if fits(way.device_bytes, soon):
-            return way
+    if model.claim is not None and fits(model.claim.device_bytes, soon):
+        return model.claim
+    coming = _placed(ledger, model, best, soon)
+    if coming is not None:
+        return coming
     candidates = _candidates(ledger, model, now_s)
     if _is_at_bound(model, now_s):
         candidates += _loading(ledger, now_s)
-    cost_s = {candidate.worker_id: candidate.cost_s for candidate in candidates}
-    found: list[tuple[bool, float, Placement, list[int]]] = []
-    for way in ways:
-        victims = choose_victims(shortage(way.device_bytes, soon), candidates)
-        if victims is not None:
-            busy = any(candidate.busy for candidate in candidates if candidate.worker_id in victims)
-            found.append((busy, sum(cost_s[worker_id] for worker_id in victims), way, victims))
-    if not found:
+    found = _cheapest(ledger, model, best, soon, candidates)
+    if found is None:
         return None
-    _, _, way, victims = min(found, key=lambda one: one[:2])
+    way, victims = found
     missing = describe(shortage(way.device_bytes, soon))
-    for worker_id in victims:
-        worker = ledger.workers[worker_id]
+    for victim in victims:
+        worker = ledger.workers[victim.worker_id]
         if worker.state is WorkerState.READY:
             _evict(ledger, worker, model, missing, now_s, effects)
     return way
+
+
+def _cheapest(
+    ledger: Ledger, model: Model, best: Placement, soon: Mapping[str, int], candidates: Sequence[Candidate]
+) -> tuple[Placement, list[Candidate]] | None:
+    """The placement that evicts least, over every set of GPUs to make room on, and who has to leave for it."""
+    if not candidates:
+        return None
+    open_room = ledger.open_room(model)
+    found: list[tuple[bool, float, Placement, list[Candidate]]] = []
+    for gpus in targets(model.spec, open_room):
+        goal = _placed(ledger, model, best, open_room.free_bytes, gpus)
+        if goal is None:
+            continue
+        victims = choose_victims(shortage(goal.device_bytes, soon), candidates)
+        if victims is None:
+            continue
+        way = goal
+        # Another split of the same GPUs may do with fewer.
+        for victim in sorted(victims, key=lambda one: (not one.busy, -one.cost_s, one.worker_id)):
+            fewer = [one for one in victims if one is not victim]
+            spared = _placed(ledger, model, best, freed(soon, fewer), gpus)
+            if spared is not None:
+                way, victims = spared, fewer
+        found.append((any(one.busy for one in victims), sum(one.cost_s for one in victims), way, victims))
+    if not found:
+        return None
+    _, _, way, victims = min(found, key=lambda one: one[:2])
+    return way, victims
 
 
 def _is_at_bound(waiter: Model, now_s: float) -> bool:
@@ -166,8 +204,8 @@ def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> No
                 # Even a busy worker goes before a pinned one that is idle.
                 late = bool(worker.running) or worker.spec.pin
                 candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
-        for worker_id in choose_victims({name: over}, candidates) or []:
-            worker = ledger.workers[worker_id]
+        for victim in choose_victims({name: over}, candidates) or []:
+            worker = ledger.workers[victim.worker_id]
             why = f"{worker.model_id!r} leaves: {name} is {-(-over // MIB):,} MiB over its new budget"
             effects.append(Tell("unloading", worker.model_id, why))
             leave(ledger, worker, Departure("budget"), now_s, effects)

@@ -239,6 +239,8 @@ def _models_changed(ledger: Ledger, event: ev.ModelsChanged, now_s: float, effec
 def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, effects: list[Effect]) -> None:
     """Take over new settings: policy at once, anything a running worker depends on by replacing the worker."""
     changed = model.spec.launch_key != spec.launch_key
+    if model.spec.costs != spec.costs:
+        model.claim = None
     model.spec = spec
     if changed:
         model.verdict = model.last_error = model.retry_at_s = model.load_s = None

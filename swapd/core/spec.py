@@ -6,8 +6,9 @@ where the figures came from. Sizes are bytes, times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
 RAM = "RAM"
 """The name of host memory among devices."""
@@ -20,6 +21,35 @@ class DeviceSpec:
     name: str
     total_bytes: int
     budget_bytes: int
+    shares: str | None = None
+    """The memory that this one is carved out of (an integrated GPU's is RAM): its bytes count there, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What each device has to give, in bytes, and which devices are carved out of another's memory."""
+
+    free_bytes: Mapping[str, int]
+    shares: Mapping[str, str] = field(default_factory=dict)
+    """From such a device's name to that of the memory it shares."""
+
+    @classmethod
+    def of_budgets(cls, devices: Iterable[DeviceSpec]) -> Room:
+        """The room there is while nothing is loaded."""
+        listed = list(devices)
+        return cls({spec.name: spec.budget_bytes for spec in listed}, shared_memories(listed))
+
+    def gpus(self) -> list[str]:
+        return [name for name in self.free_bytes if name != RAM]
+
+    def only(self, gpus: Sequence[str]) -> Room:
+        """This room without the other GPUs."""
+        return Room({name: size for name, size in self.free_bytes.items() if name in (RAM, *gpus)}, self.shares)
+
+
+def shared_memories(devices: Iterable[DeviceSpec]) -> dict[str, str]:
+    """From each device that is carved out of another's memory to that one."""
+    return {spec.name: spec.shares for spec in devices if spec.shares is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +59,45 @@ class LayerCosts:
     layer_weights_bytes: tuple[int, ...]
     layer_kv_bytes: tuple[int, ...]
     host_bytes: int
-    """Always in RAM: token embedding, logits buffer, the process itself."""
+    """Always in RAM, weights apart: logits buffer, copies of caches, the process itself."""
     compute_bytes: int
-    """Once on each device that computes."""
+    """RAM's compute buffer when the CPU computes layers or experts."""
     tied_output_bytes: int = 0
     """What the output layer takes in addition on a GPU: its copy of a token embedding that stays in RAM too."""
+    host_weights_bytes: int = 0
+    """Weights that are always in RAM: the token embedding."""
+    layer_expert_bytes: tuple[int, ...] = ()
+    """Of each entry of `layer_weights_bytes`, what `n_cpu_moe` would keep in RAM; empty means nothing."""
+    gpu_compute_bytes: int = 0
+    """The compute buffer on each GPU that computes; 0 means as large as `compute_bytes`."""
+    gpu_host_compute_bytes: int = 0
+    """RAM's compute buffer when GPUs compute everything."""
+    gpu_context_bytes: int = 0
+    """What the driver takes on each GPU for a process that computes there."""
 
     def __post_init__(self) -> None:
         assert self.layer_weights_bytes, "a model has at least an output layer"
         assert len(self.layer_weights_bytes) == len(self.layer_kv_bytes)
+        assert len(self.layer_expert_bytes) in (0, len(self.layer_weights_bytes))
+
+    @property
+    def layers(self) -> int:
+        """Layers as llama.cpp counts them, the output layer being one."""
+        return len(self.layer_weights_bytes)
 
     @property
     def total_bytes(self) -> int:
-        return sum(self.layer_weights_bytes) + sum(self.layer_kv_bytes) + self.host_bytes + self.compute_bytes
+        """All of it in RAM."""
+        layers = sum(self.layer_weights_bytes) + sum(self.layer_kv_bytes)
+        return layers + self.host_weights_bytes + self.host_bytes + self.compute_bytes
+
+
+class SplitMode(Enum):
+    """How a model is laid over several GPUs, by llama.cpp's names."""
+
+    NONE = "none"
+    LAYER = "layer"
+    ROW = "row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +105,20 @@ class Placement:
     """Where one worker goes: bytes per device, and the offload settings that put them there."""
 
     device_bytes: Mapping[str, int]
+    """What is charged. The bytes of a device that shares another's memory are in both entries."""
     n_gpu_layers: int
     devices: tuple[str, ...]
     """GPUs used, in llama.cpp's order; empty on the CPU."""
     why: str
     """One sentence for people."""
+    tensor_split: tuple[int, ...] = ()
+    """Layers on each of `devices`."""
+    n_cpu_moe: int = 0
+    """Blocks, from the first, whose experts stay in RAM."""
+    main_gpu: int = 0
+    """An index into `devices`."""
+    left_bytes: int = 0
+    """Of what the settings would have on GPUs, the part that is in RAM for want of room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +137,13 @@ class ModelSpec:
     """What the settings demand; None leaves it to placement."""
     devices: tuple[str, ...] = ()
     """GPUs the settings allow; empty allows all."""
+    tensor_split: tuple[float, ...] = ()
+    """Shares that the settings demand of `devices`, or of all GPUs; empty leaves them to placement."""
+    split_mode: SplitMode = SplitMode.LAYER
+    main_gpu: int | None = None
+    """The index of the GPU that the settings name, among those allowed; None leaves it to placement."""
+    n_cpu_moe: int | None = None
+    """What the settings demand; None leaves it to placement."""
     has_portable_mode: bool = False
     pin: bool = False
     priority: int = 0

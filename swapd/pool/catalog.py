@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError
+from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError, Offload
 from swapd.config.schema import Config, Model
-from swapd.core.spec import RAM, LayerCosts, ModelSpec
+from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, SplitMode
 from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
 from swapd.pool.lease import Ability, Sense
 
@@ -48,7 +48,7 @@ def inspect(model: Model, config: Config, backend: Backend, device_names: Iterab
     try:
         identity = file_identity(backend, model)
         inspection = backend.inspect(model.settings)
-        verdict = _missing_devices(model, inspection, device_names)
+        verdict = _impossible_wishes(model, inspection, set(device_names))
     except InvalidModelError as error:
         verdict = f"model {model.id!r} cannot be loaded: {error}"
     if verdict is not None:
@@ -81,9 +81,25 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
     return LayerCosts(
         layer_weights_bytes=footprint.layer_weights_bytes,
         layer_kv_bytes=footprint.layer_kv_bytes,
-        host_bytes=footprint.host_weights_bytes + footprint.host_bytes,
+        host_bytes=footprint.host_bytes,
         compute_bytes=footprint.compute_bytes,
         tied_output_bytes=footprint.tied_output_bytes,
+        host_weights_bytes=footprint.host_weights_bytes,
+        layer_expert_bytes=footprint.layer_expert_bytes,
+        gpu_compute_bytes=footprint.gpu_compute_bytes,
+        gpu_host_compute_bytes=footprint.gpu_host_compute_bytes,
+        gpu_context_bytes=footprint.gpu_context_bytes,
+    )
+
+
+def offload(placement: Placement) -> Offload:
+    """A placement as the worker is told of it: as many layers on each device as were reserved for it."""
+    return Offload(
+        n_gpu_layers=placement.n_gpu_layers,
+        devices=placement.devices,
+        tensor_split=tuple(float(count) for count in placement.tensor_split),
+        n_cpu_moe=placement.n_cpu_moe,
+        main_gpu=placement.main_gpu,
     )
 
 
@@ -134,14 +150,12 @@ def _spec(
     inspection: Inspection | None,
     verdict: str | None,
 ) -> ModelSpec:
-    return ModelSpec(
+    spec = ModelSpec(
         id=model.id,
         launch_key=_launch_key(model, identity),
-        slots=inspection.slots if inspection is not None else 1,
-        costs=layer_costs(inspection.footprint) if inspection is not None else None,
-        verdict=verdict,
-        n_gpu_layers=inspection.n_gpu_layers if inspection is not None else None,
-        devices=inspection.devices if inspection is not None else (),
+        slots=1,
+        costs=None,
+        verdict=verdict or "",
         has_portable_mode=backend.has_portable_mode,
         pin=model.pin,
         priority=model.priority,
@@ -154,6 +168,23 @@ def _spec(
         stall_timeout_s=model.stall_timeout_s,
         drain_s=config.server.drain_s,
     )
+    return spec if verdict is not None or inspection is None else _inspected(spec, inspection)
+
+
+def _inspected(spec: ModelSpec, inspection: Inspection) -> ModelSpec:
+    """The spec with what the model's file and its settings for placement say."""
+    return replace(
+        spec,
+        slots=inspection.slots,
+        costs=layer_costs(inspection.footprint),
+        verdict=None,
+        n_gpu_layers=inspection.n_gpu_layers,
+        devices=inspection.devices,
+        tensor_split=inspection.tensor_split,
+        split_mode=SplitMode(inspection.split_mode),
+        main_gpu=inspection.main_gpu,
+        n_cpu_moe=inspection.n_cpu_moe,
+    )
 
 
 def _launch_key(model: Model, identity: FilesSeen) -> str:
@@ -161,12 +192,19 @@ def _launch_key(model: Model, identity: FilesSeen) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _missing_devices(model: Model, inspection: Inspection, device_names: Iterable[str]) -> str | None:
-    known = set(device_names)
+def _impossible_wishes(model: Model, inspection: Inspection, known: set[str]) -> str | None:
+    """Why the settings ask for GPUs that are not there, or None if they do not."""
+    has = f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
     missing = [name for name in inspection.devices if name not in known]
-    if not missing:
-        return None
-    return (
-        f"model {model.id!r} asks for {', '.join(missing)} (devices); "
-        f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
-    )
+    if missing:
+        return f"model {model.id!r} asks for {', '.join(missing)} (devices); {has}"
+    gpus = inspection.devices or tuple(known - {RAM})
+    if not gpus:
+        return None  # llama.cpp's way, too: without a GPU it is no matter how GPUs should be used
+    if len(inspection.tensor_split) > len(gpus):
+        return f"model {model.id!r} has {len(inspection.tensor_split)} shares in tensor_split; {has}"
+    if inspection.tensor_split and not any(inspection.tensor_split):
+        return f"model {model.id!r} has only zeros in tensor_split; leave it out, or give a device a share"
+    if inspection.main_gpu is not None and inspection.main_gpu >= len(gpus):
+        return f"model {model.id!r} asks for main_gpu {inspection.main_gpu}, counted from 0; {has}"
+    return None

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from backends import control
-from backends.base import Backend, LaunchOrder, LaunchSpec, Offload
+from backends.base import Backend, LaunchOrder, LaunchSpec
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -215,7 +215,7 @@ class Pool:
             model_id=model.id,
             socket_path=worker.socket_path,
             control_fd=control_fd,
-            offload=Offload(placement.n_gpu_layers, placement.devices),
+            offload=catalog.offload(placement),
             portable=effect.portable,
             env=model.env,
         )

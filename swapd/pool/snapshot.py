@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
-from swapd.core.placement import lay
+from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
 from swapd.pool.catalog import Entry, modalities
 from swapd.pool.status import (
@@ -113,7 +113,9 @@ def model_status(
         loads=model.loads,
         load_s=model.load_s,
         last_used_s=None if model.last_used_s is None else now_s - model.last_used_s,
-        footprint=FootprintStatus(estimated_bytes=_estimate(model, workers), measured_bytes=dict(measured_bytes)),
+        footprint=FootprintStatus(
+            estimated_bytes=_estimate(ledger, model, workers), measured_bytes=dict(measured_bytes)
+        ),
         last_eviction=None if eviction is None else EvictionStatus(ago_s=now_s - eviction.at_s, why=eviction.why),
         error=refusal.message if refusal is not None else model.last_error,
         retry_in_s=refusal.retry_after_s if refusal is not None else None,
@@ -121,10 +123,13 @@ def model_status(
     )
 
 
-def _estimate(model: Model, workers: list[Worker]) -> dict[str, int]:
+def _estimate(ledger: Ledger, model: Model, workers: list[Worker]) -> dict[str, int]:
     if workers:
         return dict(workers[-1].placement.device_bytes)
-    return {} if model.spec.costs is None else lay(model.spec.costs, None, 0)
+    if model.spec.costs is None:
+        return {}
+    room = ledger.open_room(model)
+    return dict((place(model.spec, room) or preferred(model.spec, room)).device_bytes)
 
 
 def _worker_status(worker: Worker, facts: WorkerFacts | None) -> WorkerStatus:

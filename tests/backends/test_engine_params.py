@@ -40,23 +40,30 @@ def context_struct(facts: ModelFacts = DENSE, n_threads: int = 3, **keys: Any) -
     return context_params(settings(**keys), facts, n_threads)
 
 
-def test_layers_follow_placement_unless_the_settings_say_how_many() -> None:
-    placed = Offload(n_gpu_layers=7)
-    assert model_struct(placed).n_gpu_layers == 7
-    assert model_struct(placed, n_gpu_layers=3).n_gpu_layers == 3
-    assert model_struct(placed, n_gpu_layers="all").n_gpu_layers == -1
-    assert model_struct().n_gpu_layers == 0
+PLACED = Offload(n_gpu_layers=7, tensor_split=(5.0, 2.0), n_cpu_moe=2, main_gpu=1)
+BY_HAND = {"n_gpu_layers": "all", "tensor_split": (3.0, 1.0), "n_cpu_moe": 5, "main_gpu": 0}
 
 
-def test_the_split_reaches_the_struct_from_settings_or_placement() -> None:
-    assert list(model_struct(tensor_split=(3.0, 1.0)).tensor_split[:3]) == [3.0, 1.0, 0.0]
-    assert list(model_struct(Offload(tensor_split=(1.0, 2.0))).tensor_split[:3]) == [1.0, 2.0, 0.0]
-    assert not model_struct().tensor_split
+@pytest.mark.parametrize("keys", [{}, BY_HAND], ids=["auto", "by hand"])
+def test_what_goes_where_is_placements_word_alone(keys: dict[str, Any]) -> None:
+    """It has taken the settings into account, and reserved memory for just that."""
+    params = model_params(settings(**keys), PLACED, portable=False)
+    assert (params.struct.n_gpu_layers, params.struct.main_gpu) == (7, 1)
+    assert list(params.struct.tensor_split[:3]) == [5.0, 2.0, 0.0]
+    assert len(params.overrides) == 2 + 1
+
+
+@pytest.mark.parametrize("keys", [{}, BY_HAND], ids=["auto", "by hand"])
+def test_without_a_placement_everything_is_on_the_cpu(keys: dict[str, Any]) -> None:
+    struct = model_struct(**keys)
+    assert (struct.n_gpu_layers, struct.main_gpu) == (0, 0)
+    assert not struct.tensor_split
+    assert struct.tensor_buft_overrides is None
 
 
 def test_more_shares_than_llama_cpp_has_devices_are_refused() -> None:
     with pytest.raises(ModelLoadError, match="tensor_split has 17 entries") as caught:
-        model_struct(tensor_split=(1.0,) * 17)
+        model_struct(Offload(tensor_split=(1.0,) * 17))
     assert caught.value.invalid
 
 
@@ -68,9 +75,8 @@ def test_more_shares_than_llama_cpp_has_devices_are_refused() -> None:
         ("row", llama.LLAMA_SPLIT_MODE_ROW),
     ],
 )
-def test_split_mode_and_main_gpu_reach_the_struct(name: str, mode: int) -> None:
-    struct = model_struct(split_mode=name, main_gpu=2)
-    assert (struct.split_mode, struct.main_gpu) == (mode, 2)
+def test_the_split_mode_reaches_the_struct(name: str, mode: int) -> None:
+    assert model_struct(split_mode=name).split_mode == mode
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_extra_buffer_types_are_off_by_setting_and_in_portable_mode() -> None:
 
 
 def test_n_cpu_moe_keeps_the_experts_of_the_first_blocks_in_ram() -> None:
-    params = model_params(settings(n_cpu_moe=2), Offload(), False)
+    params = model_params(settings(), Offload(n_cpu_moe=2), False)
     overrides = ctypes.cast(params.struct.tensor_buft_overrides, ctypes.POINTER(BufferOverride))
     assert overrides[0].buffer_type
     assert overrides[2].pattern is None, "the list ends with a null"
@@ -115,7 +121,7 @@ def test_tensors_named_by_a_pattern_stay_in_ram_before_experts_do() -> None:
 
 def test_a_device_nobody_has_is_named_in_the_error() -> None:
     with pytest.raises(ModelLoadError, match="no device named 'CUDA9'"):
-        model_struct(devices=("CUDA9",))
+        model_struct(Offload(1, ("CUDA9",)))
 
 
 def test_without_layers_on_a_gpu_no_gpu_is_opened() -> None:
@@ -123,8 +129,8 @@ def test_without_layers_on_a_gpu_no_gpu_is_opened() -> None:
     assert params.devices is not None
     assert list(params.devices) == [None]
     assert params.struct.devices == ctypes.addressof(params.devices)
-    assert model_struct(n_gpu_layers="all").devices is None, "all devices are llama.cpp's to choose"
-    assert list(model_params(settings(devices=("RAM", "CPU")), Offload(), False).devices or ()) == [None]
+    assert model_struct(Offload(n_gpu_layers=1)).devices is None, "all devices are llama.cpp's to choose"
+    assert list(model_params(settings(), Offload(devices=("RAM", "CPU")), False).devices or ()) == [None]
 
 
 def test_a_projector_goes_where_the_output_layer_goes() -> None:

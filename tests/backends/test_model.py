@@ -20,8 +20,8 @@ def model() -> Iterator[Model]:
     loaded.close()
 
 
-def load_quietly(path: Path, **keys: Any) -> Model:
-    return Model.load(settings_for(path=path, **keys), Offload(), portable=True, on_progress=lambda _: None)
+def load_quietly(path: Path, offload: Offload = Offload(), **keys: Any) -> Model:  # noqa: B008 (frozen)
+    return Model.load(settings_for(path=path, **keys), offload, portable=True, on_progress=lambda _: None)
 
 
 def test_loading_reports_rising_progress_up_to_one() -> None:
@@ -158,7 +158,7 @@ def test_a_cache_type_that_does_not_suit_the_model_is_invalid_and_says_why(tmp_p
 
 def test_an_unknown_device_is_an_error_of_the_load() -> None:
     with pytest.raises(ModelLoadError, match="no device named 'CUDA7'"):
-        load_quietly(SMOLLM2, devices=("CUDA7",), n_gpu_layers="all")
+        load_quietly(SMOLLM2, Offload(31, ("CUDA7",)))
 
 
 @pytest.mark.parametrize(
@@ -167,13 +167,19 @@ def test_an_unknown_device_is_an_error_of_the_load() -> None:
         {"n_ubatch": 1, "n_batch": 1},
         {"flash_attn": True, "type_k": "q8_0", "type_v": "q8_0"},
         {"use_mmap": False},
-        {"n_cpu_moe": 2},
-        {"tensor_split": (1.0,), "n_gpu_layers": "all", "split_mode": "none"},
+        {"split_mode": "none"},
     ],
     ids=str,
 )
 def test_unusual_settings_load_and_decode(keys: dict[str, Any]) -> None:
     loaded = load(settings_for(n_ctx=256, **keys))
+    assert plain_greedy(loaded, (5,), 3)
+    loaded.close()
+
+
+@pytest.mark.parametrize("offload", [Offload(n_cpu_moe=2), Offload(31, tensor_split=(31.0,))], ids=str)
+def test_unusual_placements_load_and_decode_on_a_machine_without_a_gpu(offload: Offload) -> None:
+    loaded = load_quietly(SMOLLM2, offload, n_ctx=256)
     assert plain_greedy(loaded, (5,), 3)
     loaded.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backends.base import Capabilities, Footprint, Inspection
-from swapd.core.spec import ModelSpec
+from swapd.core.spec import ModelSpec, Room
 from swapd.estimate import Estimate, estimate
 from swapd.pool.catalog import layer_costs
 
@@ -23,7 +23,7 @@ def estimated(n_gpu_layers: int | None, budgets: dict[str, int]) -> Estimate:
         footprint=FOOTPRINT, slots=1, capabilities=Capabilities(), n_ctx=512, n_gpu_layers=n_gpu_layers
     )
     spec = ModelSpec("m", "", 1, layer_costs(FOOTPRINT), n_gpu_layers=n_gpu_layers)
-    return estimate(spec, inspection, budgets)
+    return estimate(spec, inspection, Room(budgets))
 
 
 def parts(one: Estimate) -> dict[str, tuple[int, int, int, int, int]]:

@@ -7,11 +7,22 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapd.core.eviction import Candidate, choose_victims
+from swapd.core import eviction
+from swapd.core.eviction import Candidate, freed
 
 
 def worker(worker_id: int, *, busy: bool = False, cost_s: float = 1.0, **device_bytes: int) -> Candidate:
     return Candidate(worker_id, device_bytes, busy, cost_s)
+
+
+def choose_victims(shortage: Mapping[str, int], candidates: list[Candidate]) -> list[int] | None:
+    """Who leaves, by number."""
+    chosen = eviction.choose_victims(shortage, candidates)
+    return None if chosen is None else [victim.worker_id for victim in chosen]
+
+
+def test_what_is_free_once_some_have_left() -> None:
+    assert freed({"RAM": 5}, [worker(1, RAM=10), worker(2, RAM=1, CUDA0=7)]) == {"RAM": 16, "CUDA0": 7}
 
 
 def test_nothing_is_short_so_nobody_leaves() -> None:

@@ -111,16 +111,19 @@ class ModelFacts:
 
 
 def model_params(settings: LlamaCppSettings, offload: Offload, portable: bool) -> ModelParams:
-    """The parameters of the load. Raises `ModelLoadError` for an unknown device or too many of them."""
+    """The parameters of the load. Raises `ModelLoadError` for an unknown device or too many of them.
+
+    What goes where is `offload`'s word alone: placement has taken the settings into account, and reserved just that.
+    """
     struct = llama.llama_model_default_params()
-    struct.n_gpu_layers = _n_gpu_layers(settings, offload)
+    struct.n_gpu_layers = offload.n_gpu_layers
     struct.split_mode = _SPLIT_MODES[settings.split_mode]
-    struct.main_gpu = settings.main_gpu
+    struct.main_gpu = offload.main_gpu
     struct.load_mode = _LOAD_MODES[settings.use_mmap, settings.use_mlock]
     struct.use_extra_bufts = settings.use_extra_bufts and not portable
-    devices = _devices(offload.devices or settings.devices, struct.n_gpu_layers)
-    overrides = _overrides(settings.host_patterns, settings.n_cpu_moe)
-    tensor_split = _tensor_split(settings.tensor_split or offload.tensor_split)
+    devices = _devices(offload.devices, offload.n_gpu_layers)
+    overrides = _overrides(settings.host_patterns, offload.n_cpu_moe)
+    tensor_split = _tensor_split(offload.tensor_split)
     if devices is not None:
         struct.devices = ctypes.addressof(devices)
     if overrides is not None:
@@ -213,12 +216,6 @@ def count_usable_cores() -> int:
         except OSError:
             continue
     return usable_cores(cpus, siblings)
-
-
-def _n_gpu_layers(settings: LlamaCppSettings, offload: Offload) -> int:
-    if settings.n_gpu_layers == "auto":
-        return offload.n_gpu_layers
-    return -1 if settings.n_gpu_layers == "all" else settings.n_gpu_layers
 
 
 def _wants_prefixes(settings: LlamaCppSettings) -> bool:

@@ -1,0 +1,68 @@
+"""From a model's settings and file to what the core schedules, and from a placement to what the worker is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.gguf_files import Shape, write_model
+
+from backends.base import Offload
+from backends.llama_cpp.backend import LlamaCppBackend
+from backends.llama_cpp.settings import LlamaCppSettings
+from swapd.config.schema import Config, Model
+from swapd.core.spec import Placement, SplitMode
+from swapd.pool.catalog import Entry, inspect, offload
+
+TWO_GPUS = ("CUDA0", "CUDA1", "RAM")
+
+
+def inspected(directory: Path, machine: tuple[str, ...], **keys: object) -> Entry:
+    path = directory / "tiny.gguf"
+    if not path.exists():
+        write_model(path, Shape())
+    settings = LlamaCppSettings(path=path, **keys)  # type: ignore[arg-type]
+    return inspect(Model(id="m", settings=settings), Config(), LlamaCppBackend(), machine)
+
+
+def test_settings_that_say_nothing_leave_everything_to_placement(tmp_path: Path) -> None:
+    spec = inspected(tmp_path, TWO_GPUS).spec
+    assert (spec.n_gpu_layers, spec.n_cpu_moe, spec.main_gpu) == (None, None, None)
+    assert (spec.devices, spec.tensor_split, spec.split_mode) == ((), (), SplitMode.LAYER)
+
+
+def test_what_is_set_by_hand_reaches_the_core(tmp_path: Path) -> None:
+    keys = {"n_gpu_layers": 1, "n_cpu_moe": 0, "main_gpu": 1, "tensor_split": (3.0, 1.0), "split_mode": "row"}
+    spec = inspected(tmp_path, TWO_GPUS, devices=("CUDA1", "CUDA0"), **keys).spec
+    assert (spec.n_gpu_layers, spec.n_cpu_moe, spec.main_gpu) == (1, 0, 1)
+    assert (spec.devices, spec.tensor_split, spec.split_mode) == (("CUDA1", "CUDA0"), (3.0, 1.0), SplitMode.ROW)
+
+
+@pytest.mark.parametrize(
+    ("keys", "verdict"),
+    [
+        ({"devices": ("CUDA7",)}, "asks for CUDA7 (devices); this machine has CUDA0, CUDA1, RAM"),
+        ({"tensor_split": (1.0, 1.0, 1.0)}, "has 3 shares in tensor_split; this machine has CUDA0, CUDA1, RAM"),
+        ({"tensor_split": (1.0, 1.0), "devices": ("CUDA0",)}, "has 2 shares in tensor_split"),
+        ({"tensor_split": (0.0, 0.0)}, "has only zeros in tensor_split"),
+        ({"main_gpu": 2}, "asks for main_gpu 2, counted from 0; this machine has CUDA0, CUDA1, RAM"),
+    ],
+)
+def test_gpus_that_are_not_there_are_a_verdict_that_names_what_is(
+    tmp_path: Path, keys: dict[str, object], verdict: str
+) -> None:
+    spec = inspected(tmp_path, TWO_GPUS, **keys).spec
+    assert spec.costs is None
+    assert spec.verdict is not None
+    assert verdict in spec.verdict
+
+
+def test_without_any_gpu_it_does_not_matter_how_they_should_be_used(tmp_path: Path) -> None:
+    entry = inspected(tmp_path, ("RAM",), tensor_split=(1.0, 1.0), main_gpu=3)
+    assert entry.spec.verdict is None
+
+
+def test_the_worker_is_told_the_layers_that_were_reserved_on_each_device() -> None:
+    placement = Placement({}, 7, ("CUDA0", "CUDA1"), "", tensor_split=(5, 2), n_cpu_moe=3, main_gpu=1)
+    assert offload(placement) == Offload(7, ("CUDA0", "CUDA1"), (5.0, 2.0), n_cpu_moe=3, main_gpu=1)
+    assert offload(Placement({}, 0, (), "")) == Offload()
