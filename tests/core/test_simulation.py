@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
 
 import pytest
-from support.simulation import MIB, Faults, Simulation, gpu, model, ram
+from support.simulation import CALM, MIB, Faults, Simulation, deep_costs, gpu, model, ram
 
 from swapd.core import events as ev
-from swapd.core.spec import DeviceSpec, ModelSpec
+from swapd.core.spec import RAM, DeviceSpec, ModelSpec, SplitMode
 
-HISTORIES = 2_000
-CHUNKS = 8
-
-
-def random_models(rng: random.Random, with_gpu: bool) -> list[ModelSpec]:
-    return [random_model(rng, f"m{number}", with_gpu) for number in range(rng.randint(1, 5))]
+STEPS = int(os.environ.get("SWAPD_SIMULATION_STEPS", "100000"))
+"""Of the scheduler, over all random histories. CI has time for this many; a release is worth a million."""
+CHUNKS = 20
 
 
-def random_model(rng: random.Random, name: str, with_gpu: bool) -> ModelSpec:
-    size_mib, on_gpu, slots = rng.choice([200, 400, 700, 1500]), with_gpu and rng.random() < 0.7, rng.randint(1, 3)
+def random_models(rng: random.Random, gpus: int) -> list[ModelSpec]:
+    return [random_model(rng, f"m{number}", gpus) for number in range(rng.randint(1, 5))]
+
+
+def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
+    size_mib, on_gpu, slots = rng.choice([200, 400, 700, 1500]), gpus > 0 and rng.random() < 0.7, rng.randint(1, 3)
     portable = rng.random() < 0.5
-    return model(
+    kind = rng.choice(["plain", "dense", "experts", "all", "some", "by hand", "one", "rows"]) if on_gpu else "plain"
+    spec = model(
         name,
         size_mib,
         gpu=on_gpu,
         slots=slots,
-        launch_key=f"{size_mib}/{on_gpu}/{slots}/{portable}",
+        launch_key=f"{size_mib}/{on_gpu}/{slots}/{portable}/{kind}",
         has_portable_mode=portable,
         pin=rng.random() < 0.08,
         priority=rng.choice([0, 0, 0, 1, 2]),
@@ -40,25 +43,38 @@ def random_model(rng: random.Random, name: str, with_gpu: bool) -> ModelSpec:
         stall_timeout_s=20.0,
         drain_s=rng.choice([1.0, 10.0]),
     )
+    if kind != "plain":
+        spec = replace(spec, costs=deep_costs(size_mib, experts=kind == "experts"))
+    wishes: dict[str, dict[str, object]] = {
+        "all": {"n_gpu_layers": 12},
+        "some": {"n_gpu_layers": 5},
+        "by hand": {"tensor_split": (2.0, 1.0)[:gpus]},
+        "one": {"split_mode": SplitMode.NONE},
+        "rows": {"split_mode": SplitMode.ROW},
+    }
+    return replace(spec, **wishes.get(kind, {}))  # type: ignore[arg-type]
 
 
 def random_devices(rng: random.Random) -> list[DeviceSpec]:
-    gpus = [gpu(f"CUDA{number}", rng.choice([600, 1000, 1600])) for number in range(rng.choice([0, 0, 1, 2]))]
-    return [*gpus, ram(rng.choice([1000, 1600, 3000]))]
+    """Up to four GPUs of different sizes, or one that is integrated, beside RAM."""
+    host = ram(rng.choice([1000, 1600, 3000]))
+    if rng.random() < 0.15:
+        return [gpu("Vulkan0", host.total_bytes // MIB * 3 // 4, shares=RAM), host]
+    return [*(gpu(f"CUDA{number}", rng.choice([300, 600, 1000, 1600])) for number in range(rng.randint(0, 4))), host]
 
 
 def one_history(seed: int) -> Simulation:
     """Forty to eighty random actions over a few virtual minutes, then peace until everything has ended."""
     rng = random.Random(seed)
     devices = random_devices(rng)
-    models = random_models(rng, len(devices) > 1)
+    models = random_models(rng, len(devices) - 1)
     simulation = Simulation(rng, devices, models, Faults())
     issued: list[str] = []
     asks: list[str] = []
     for number in range(rng.randint(40, 80)):
         simulation.run(until_s=simulation.now_s + rng.expovariate(2.0))
         act(simulation, rng, number, devices, models, issued, asks)
-    simulation.faults = Faults(0, 0, 0, 0, 0, 0, 0)
+    simulation.faults = CALM
     if rng.random() < 0.3:
         simulation.post(ev.ShutdownAsked())
     simulation.run(until_s=simulation.now_s + 3_000.0)
@@ -103,7 +119,7 @@ def act(
             asks.append(f"a{number}")
             simulation.post(ev.UnloadAsked(f"a{number}", name))
         case "reload":
-            models[:] = random_models(rng, len(devices) > 1)
+            models[:] = random_models(rng, len(devices) - 1)
             simulation.post(ev.ModelsChanged(tuple(models)))
         case "budget":
             devices[:] = [replace(spec, budget_bytes=int(spec.total_bytes * rng.uniform(0.5, 1.0))) for spec in devices]
@@ -112,11 +128,13 @@ def act(
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_histories_break_no_invariant_and_lose_no_request(chunk: int) -> None:
-    for seed in range(chunk, HISTORIES, CHUNKS):
+    steps, seed = 0, chunk
+    while steps < STEPS / CHUNKS:
         try:
-            one_history(seed)
+            steps += one_history(seed).steps
         except Exception as error:
             raise AssertionError(f"seed {seed} broke it: {error}") from error
+        seed += CHUNKS
 
 
 def test_the_same_seed_is_the_same_history() -> None:
@@ -130,18 +148,21 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     """A simulation that never saw an eviction or a crash would prove nothing."""
     told: set[str] = set()
     outcomes: set[str] = set()
+    placed: set[str] = set()
     for seed in range(150):
         simulation = one_history(seed)
         told |= set(simulation.told)
         outcomes |= set(simulation.outcomes.values())
+        placed |= simulation.placed
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
     assert {"portable_retry", "drain_cut"} <= told
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
     assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
+    assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}
 
 
 def test_two_clients_in_a_closed_loop_on_two_models_rarely_swap() -> None:
-    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], calm())
+    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], CALM)
     simulation.service_s = lambda _: 0.3
     simulation.load_s = lambda _: 0.5
     sent = {"a": 0, "b": 0}
@@ -170,7 +191,7 @@ def test_two_clients_in_a_closed_loop_on_two_models_rarely_swap() -> None:
 
 
 def test_one_client_that_alternates_by_itself_is_swapped_at_once() -> None:
-    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], calm())
+    simulation = Simulation(random.Random(1), [ram(1000)], [model("a", 800), model("b", 800)], CALM)
     simulation.service_s = lambda _: 0.3
     simulation.load_s = lambda _: 0.5
     names = ["a", "b"] * 10
@@ -192,7 +213,7 @@ def test_one_client_that_alternates_by_itself_is_swapped_at_once() -> None:
 def test_a_steady_stream_for_one_model_cannot_starve_another() -> None:
     bound_s = 20.0
     models = [model("busy", 800), model("rare", 800, max_wait_s=bound_s)]
-    simulation = Simulation(random.Random(1), [ram(1000)], models, calm())
+    simulation = Simulation(random.Random(1), [ram(1000)], models, CALM)
     simulation.service_s = lambda _: 2.0
     simulation.load_s = lambda _: 1.0
     for number in range(600):
@@ -206,13 +227,9 @@ def test_a_steady_stream_for_one_model_cannot_starve_another() -> None:
 
 def test_the_budget_holds_to_the_byte_while_models_swap() -> None:
     models = [model(name, 400) for name in "abcde"]
-    simulation = Simulation(random.Random(7), [ram(1000)], models, calm())
+    simulation = Simulation(random.Random(7), [ram(1000)], models, CALM)
     for number in range(200):
         simulation.at(number * 0.7, lambda number=number: simulation.request(f"r{number}", "abcde"[number % 5], "c"))
     simulation.run()
     assert all(outcome == "finished" for outcome in simulation.outcomes.values())
     assert 800 * MIB <= simulation.peak["RAM"] <= 1000 * MIB
-
-
-def calm() -> Faults:
-    return Faults(0, 0, 0, 0, 0, 0, 0)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.simulation import MIB, gpu, model, ram
+from support.simulation import MIB, deep_costs, gpu, model, ram
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import effects as ef
@@ -25,10 +25,11 @@ MODELS = (
     model("pinned", 100, pin=True, drain_s=4.0),
     gpu_model("gpu", 700, slots=2, idle_unload_s=20.0),
     gpu_model("other", 600, slots=1, turn_s=0.0, priority=1, has_portable_mode=True),
+    replace(model("deep", 1200, gpu=True, slots=2, max_wait_s=8.0), costs=deep_costs(1200, experts=True)),
     model("huge", 9000),
 )
 NAMES = [spec.id for spec in MODELS]
-DEVICES = (gpu("CUDA0", 1000), ram(1200))
+DEVICES = (gpu("CUDA0", 1000), gpu("CUDA1", 500), ram(1200))
 
 names = st.sampled_from(NAMES)
 places = st.integers(0, 7)
@@ -122,9 +123,9 @@ class Histories(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.note(self.stepper.wait(seconds))
 
-    @rule(free_mib=st.sampled_from([0, 200, 300, 700, 1000]))
-    def sample(self, free_mib: int) -> None:
-        self.post(ev.MemorySampled("CUDA0", free_mib * MIB))
+    @rule(name=st.sampled_from(["CUDA0", "CUDA1"]), free_mib=st.sampled_from([0, 200, 300, 700, 1000]))
+    def sample(self, name: str, free_mib: int) -> None:
+        self.post(ev.MemorySampled(name, free_mib * MIB))
 
     @rule(name=names, load=st.booleans())
     def ask(self, name: str, load: bool) -> None:
@@ -149,10 +150,10 @@ class Histories(RuleBasedStateMachine):
         self.models = tuple(listed.values())
         self.post(ev.ModelsChanged(self.models))
 
-    @rule(share=st.sampled_from([0.3, 0.7, 1.0]), with_gpu=st.booleans())
-    def change_budgets(self, share: float, with_gpu: bool) -> None:
+    @rule(share=st.sampled_from([0.3, 0.7, 1.0]), without=st.integers(0, 2))
+    def change_budgets(self, share: float, without: int) -> None:
         specs = [replace(spec, budget_bytes=int(spec.total_bytes * share)) for spec in DEVICES]
-        self.post(ev.DevicesChanged(tuple(specs if with_gpu else specs[1:])))
+        self.post(ev.DevicesChanged(tuple(specs[without:])))
 
     # -- what must hold ----------------------------------------------------------------------------------------
 
@@ -176,7 +177,8 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Quiet: no more faults and no more arrivals. All that waits is served or told why not, in bounded time."""
         self.post(ev.DevicesChanged(DEVICES))
-        self.post(ev.MemorySampled("CUDA0", 1000 * MIB))
+        for spec in DEVICES[:-1]:
+            self.post(ev.MemorySampled(spec.name, spec.total_bytes))
         ledger = self.stepper.ledger
         for _ in range(200):
             if self.is_at_rest():

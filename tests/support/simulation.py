@@ -10,13 +10,13 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.ledger import Ledger
-from swapd.core.scheduler import step
-from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec
+from swapd.core.scheduler import SETTLE_S, step
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 
 MIB = 1024 * 1024
 
@@ -31,7 +31,12 @@ class Faults:
     invalid_model: float = 0.01
     crash: float = 0.03
     stall: float = 0.02
+    memory_is_late: float = 0.1
+    """Back only after the ledger has given up waiting for it, or about then."""
     memory_never_returns: float = 0.1
+
+
+CALM = Faults(**{name.name: 0.0 for name in fields(Faults)})
 
 
 @dataclass
@@ -59,11 +64,13 @@ class Simulation:
         self.timer: int | None = None
         self.processes: dict[int, Process] = {}
         self.device_free = {spec.name: spec.total_bytes for spec in devices}
+        self.steps = 0
         self.outcomes: dict[str, str] = {}
         self.waits_s: dict[str, float] = {}
         self.answers: dict[str, bool] = {}
         self.told: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.placed: set[str] = set()
         self.peak: Counter[str] = Counter()
         self.service_s: Callable[[str], float] = lambda _: rng.uniform(0.05, 5.0)
         self.load_s: Callable[[str], float] = lambda _: rng.uniform(0.1, 8.0)
@@ -92,6 +99,7 @@ class Simulation:
 
     def post(self, event: ev.Event) -> None:
         todo = step(self.ledger, event, self.now_s)
+        self.steps += 1
         self.ledger.check()
         for device in self.ledger.devices:
             self.peak[device] = max(self.peak[device], self.ledger.charged_bytes(device))
@@ -138,10 +146,12 @@ class Simulation:
 
     def launch(self, effect: ef.Launch) -> None:
         self.launches[effect.model_id] += 1
+        self.placed.add(kind_of(effect.placement))
         process = Process(effect.model_id, dict(effect.placement.device_bytes), effect.portable)
         self.processes[effect.worker_id] = process
         for name, size_bytes in process.device_bytes.items():
             self.device_free[name] -= size_bytes
+        self.check_budgets(process)
         started_s = self.rng.uniform(0.0, 0.1)
         loaded_s = started_s + self.load_s(effect.model_id)
         chance = self.rng.random()
@@ -163,6 +173,13 @@ class Simulation:
             return
         self.at(loaded_s, lambda: self.post_if_alive(effect.worker_id, ev.WorkerReady(effect.worker_id)))
 
+    def check_budgets(self, newest: Process) -> None:
+        """By the machine's own account, not the ledger's: what lives never takes more than a budget allows."""
+        for name in newest.device_bytes:
+            taken = sum(one.device_bytes.get(name, 0) for one in self.processes.values() if one.alive)
+            budget = self.ledger.devices[name].spec.budget_bytes
+            assert taken <= budget, f"{name}: {taken} bytes taken of a budget of {budget}"
+
     def post_if_alive(self, worker_id: int, event: ev.Event) -> None:
         if self.processes[worker_id].alive:
             self.post(event)
@@ -176,8 +193,11 @@ class Simulation:
             self.done(request_id, "broken")
         process.running.clear()
         self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended"))
-        if self.rng.random() >= self.faults.memory_never_returns:
-            self.at(self.rng.uniform(0.0, 3.0), lambda: self.give_back(process))
+        chance = self.rng.random()
+        if chance >= self.faults.memory_never_returns:
+            is_late = chance < self.faults.memory_never_returns + self.faults.memory_is_late
+            delay_s = self.rng.uniform(SETTLE_S - 2.0, 2 * SETTLE_S) if is_late else self.rng.uniform(0.0, 3.0)
+            self.at(delay_s, lambda: self.give_back(process))
 
     def give_back(self, process: Process) -> None:
         for name, size_bytes in process.device_bytes.items():
@@ -235,6 +255,14 @@ class Simulation:
             self.at(0.0, lambda: self.on_done(request_id, outcome))
 
 
+def kind_of(placement: Placement) -> str:
+    if not placement.devices:
+        return "in RAM"
+    if placement.left_bytes == 0:
+        return "whole on several" if len(placement.devices) > 1 else "whole on a GPU"
+    return "experts in RAM" if placement.n_gpu_layers == 12 else "layers in RAM"
+
+
 def model(
     model_id: str, size_mib: int, *, gpu: bool = False, slots: int = 2, launch_key: str = "1", **policy: object
 ) -> ModelSpec:
@@ -245,9 +273,22 @@ def model(
     return replace(spec, **policy)  # type: ignore[arg-type]
 
 
+def deep_costs(size_mib: int, *, experts: bool) -> LayerCosts:
+    """The same size in twelve layers, which can be cut in many places; most of it in experts, if it has some."""
+    layer = size_mib * MIB // 14
+    return LayerCosts(
+        (layer,) * 12,
+        (layer // 10,) * 12,
+        host_bytes=layer // 3,
+        compute_bytes=layer // 4,
+        layer_expert_bytes=(*(layer * 4 // 5,) * 11, 0) if experts else (),
+        gpu_context_bytes=layer // 5,
+    )
+
+
 def ram(size_mib: int) -> DeviceSpec:
     return DeviceSpec(RAM, size_mib * MIB, size_mib * MIB)
 
 
-def gpu(name: str, size_mib: int) -> DeviceSpec:
-    return DeviceSpec(name, size_mib * MIB, size_mib * MIB)
+def gpu(name: str, size_mib: int, *, shares: str | None = None) -> DeviceSpec:
+    return DeviceSpec(name, size_mib * MIB, size_mib * MIB, shares)
