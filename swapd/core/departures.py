@@ -6,12 +6,17 @@ Owns no policy: who leaves and when is decided by `room`, `planner` and the even
 from __future__ import annotations
 
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportLoad, Sample, Stop, Tell
+from swapd.core.events import WorkerExited
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
 from swapd.core.lifecycle import Cause, WorkerState
-from swapd.core.spec import RAM
+from swapd.core.placement import MIB, place
+from swapd.core.spec import RAM, Placement
 
 STOP_GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+
+LOWER_SHARE = 7 / 8
+"""After a load that ran out of memory: how much of what it was given there the next one may take."""
 
 FIRST_BACKOFF_S = 2.0
 MAX_BACKOFF_S = 300.0
@@ -94,11 +99,42 @@ def fail_load(
     ledger: Ledger, model: Model, kind: RefusalKind, message: str, now_s: float, effects: list[Effect]
 ) -> None:
     """A load ended without a ready worker: back off, and tell everyone who waited for it."""
+    model.ceilings.clear()
     model.failures += 1
     model.last_error = message
     model.retry_at_s = now_s + backoff_s(model.failures)
     effects.append(Tell("load_failed", model.id, message))
     refuse_all(ledger, model, Refusal(kind, message, backoff_s(model.failures)), effects)
+
+
+def run_out(
+    ledger: Ledger, model: Model, worker: Worker, event: WorkerExited, now_s: float, effects: list[Effect]
+) -> None:
+    """A load ended for want of memory. It is tried once more with less where it was short, and then has failed."""
+    again = not model.ceilings
+    if again:
+        model.ceilings.update(_lower(worker.placement, event.device))
+        if place(model.spec, model.within(ledger.open_room(model))) is not None:
+            message = f"{model.id!r} is loaded once more, with less on {' and '.join(model.ceilings)}: {event.detail}"
+            effects.append(Tell("memory_retry", model.id, message))
+            return
+    sums = ", ".join(_sum(ledger, worker.placement, name) for name in model.ceilings)
+    tried = "and no placement takes less there" if again else "and it was tried before with more there"
+    message = f"model {model.id!r} ran out of memory: {sums}, {tried}. {event.detail}"
+    fail_load(ledger, model, RefusalKind.LOAD_FAILED, message, now_s, effects)
+
+
+def _lower(placement: Placement, device: str | None) -> dict[str, int]:
+    """The most to take next time: less on the device that ran out, or on all it may have been."""
+    sizes = {name: size_bytes for name, size_bytes in placement.device_bytes.items() if size_bytes}
+    suspects = [device] if device in sizes else list(placement.devices) or [RAM]
+    return {name: int(sizes.get(name, 0) * LOWER_SHARE) for name in suspects}
+
+
+def _sum(ledger: Ledger, placement: Placement, name: str) -> str:
+    reserved = f"{-(-placement.device_bytes.get(name, 0) // MIB):,} MiB were reserved for it on {name}"
+    free_bytes = ledger.devices[name].free_bytes
+    return reserved if free_bytes is None else f"{reserved}, which showed {free_bytes // MIB:,} MiB free"
 
 
 def note_crash(ledger: Ledger, worker: Worker, message: str, now_s: float, effects: list[Effect]) -> None:

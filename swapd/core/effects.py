@@ -97,7 +97,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class ReportLoad:
-    """Count one load attempt that ended: ready, failed, crashed, stuck or stopped."""
+    """Count one load attempt that ended: ready, failed, out_of_memory, crashed, stuck or stopped."""
 
     model_id: str
     outcome: str

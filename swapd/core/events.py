@@ -15,6 +15,8 @@ class ExitKind(Enum):
     """Exited or was killed for a reason that may pass."""
     INVALID_MODEL = "invalid_model"
     """The worker found that the file can never be loaded."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """An allocation failed, or the kernel killed it for want of memory."""
     CPU_FAULT = "cpu_fault"
     """SIGSEGV or SIGILL before it was ready: perhaps an instruction this CPU only claims to have."""
 
@@ -75,6 +77,8 @@ class WorkerExited:
     worker_id: int
     kind: ExitKind
     detail: str
+    device: str | None = None
+    """Where memory ran out, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ class Model:
     pin_lifted: bool = False
     #: Where its next worker will go, once those who make room have left. Others may not take that room.
     claim: Placement | None = None
+    #: Where its last load ran out of memory: the most that the next one may take there.
+    ceilings: dict[str, int] = field(default_factory=dict)
     #: Why it can never be served, learned from a worker. The file's own verdict is in the spec.
     verdict: str | None = None
     failures: int = 0
@@ -125,6 +127,11 @@ class Model:
     @property
     def id(self) -> str:
         return self.spec.id
+
+    def within(self, room: Room) -> Room:
+        """Of a room, what this model may take under its ceilings."""
+        free = {name: min(size, self.ceilings.get(name, size)) for name, size in room.free_bytes.items()}
+        return Room(free, room.shares)
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if model not in needy:
             model.claim = None
     for model in needy:
-        best = place(model.spec, ledger.open_room(model))
+        best = _best(ledger, model)
         if best is None:
             model.claim = None
             continue
@@ -65,11 +65,22 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
                 claimed[name] += size_bytes
 
 
+def _best(ledger: Ledger, model: Model) -> Placement | None:
+    """The best that this model could have if every other left."""
+    room = ledger.open_room(model)
+    best = place(model.spec, model.within(room))
+    if best is None and model.ceilings:
+        # A budget was cut since its last load ran out of memory. There is no lower placement left to try.
+        model.ceilings.clear()
+        best = place(model.spec, room)
+    return best
+
+
 def _placed(
     ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int], gpus: Sequence[str] | None = None
 ) -> Placement | None:
     """Where the model goes in this room, perhaps on these GPUs only, unless it had better wait for more."""
-    room = ledger.room(free)
+    room = model.within(ledger.room(free))
     found = place(model.spec, room if gpus is None else room.only(gpus))
     assert model.spec.costs is not None
     return found if found is not None and good_enough(found, best, model.spec.costs) else None

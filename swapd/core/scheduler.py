@@ -10,7 +10,7 @@ from typing import Any
 
 from swapd.core import events as ev
 from swapd.core import fairness
-from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all
+from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all, run_out
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportDeparture, ReportLoad, Tell
 from swapd.core.ledger import (
     LEAVING_STATES,
@@ -134,6 +134,7 @@ def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: 
     model = ledger.models[worker.model_id]
     model.load_s, model.last_error, model.retry_at_s = load_s, None, None
     model.loads += 1
+    model.ceilings.clear()
     effects += [Answer(ask.id, None) for ask in model.load_asks]
     model.load_asks.clear()
 
@@ -145,7 +146,7 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
     _take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
     model = ledger.models.get(worker.model_id)
     if state in LOADING_STATES:
-        outcome = "crashed" if event.kind is ev.ExitKind.CPU_FAULT else "failed"
+        outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
         effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
         if model is not None:
             _load_ended(ledger, model, worker, event, now_s, effects)
@@ -158,6 +159,9 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
             note_crash(ledger, worker, event.detail, now_s, effects)
     if model is not None:
         _answer_unloads(ledger, model, effects)
+
+
+_LOAD_OUTCOMES = {ev.ExitKind.CPU_FAULT: "crashed", ev.ExitKind.OUT_OF_MEMORY: "out_of_memory"}
 
 
 def _take_out(ledger: Ledger, worker: Worker, now_s: float, *, settles: bool) -> None:
@@ -189,6 +193,8 @@ def _load_ended(
     elif event.kind is ev.ExitKind.INVALID_MODEL:
         model.verdict = event.detail
         effects.append(Tell("load_failed", model.id, event.detail))
+    elif event.kind is ev.ExitKind.OUT_OF_MEMORY:
+        run_out(ledger, model, worker, event, now_s, effects)
     else:
         fail_load(ledger, model, RefusalKind.LOAD_FAILED, event.detail, now_s, effects)
 
@@ -245,6 +251,7 @@ def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, e
     if changed:
         model.verdict = model.last_error = model.retry_at_s = model.load_s = None
         model.failures, model.portable, model.claim = 0, False, None
+        model.ceilings.clear()
         _dismiss(ledger, model.id, "reload", spec.drain_s, now_s, effects)
         return
     for worker in ledger.workers_of(spec.id):

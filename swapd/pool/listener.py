@@ -7,7 +7,7 @@ from typing import Protocol
 
 class Listener(Protocol):
     def load_ended(self, model_id: str, outcome: str, load_s: float) -> None:
-        """One load attempt ended: `ready`, `failed`, `crashed`, `stuck` or `stopped`."""
+        """One load attempt ended: `ready`, `failed`, `out_of_memory`, `crashed`, `stuck` or `stopped`."""
 
     def worker_left(self, model_id: str, reason: str, *, evicted: bool) -> None:
         """A worker is gone. `evicted` is true when it left to make room; else see `reason`."""

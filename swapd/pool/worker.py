@@ -31,16 +31,15 @@ from swapd.core.events import (
     WorkerStarted,
 )
 from swapd.core.lifecycle import WorkerState
+from swapd.pool.failures import End, judge
 from swapd.pool.ring import Ring
 
 log = structlog.get_logger()
 
 MAX_LINE_CHARS = 2_000
-TAIL_LINES = 8
+TAIL_LINES = 16
 PIPE_CLOSE_S = 1.0
 """How long output may still come after the process has ended, if a grandchild holds the pipe."""
-
-CPU_FAULTS = (-signal.SIGSEGV, -signal.SIGILL)
 
 
 class WorkerProcess:
@@ -80,18 +79,18 @@ class WorkerProcess:
 
         Posts WorkerStarted, WorkerProgressed, WorkerReady as they happen, and one WorkerExited last.
         """
-        kind, detail = ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped"
+        end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped")
         try:
-            kind, detail = await self._live(describe)
+            end = await self._live(describe)
         except OSError as error:
-            detail = f"the worker of model {self.model_id!r} could not be started: {error}"
+            end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} could not be started: {error}")
         finally:
             self.socket_path.unlink(missing_ok=True)
             if not self.lost.done():
-                self.lost.set_result(detail)
-            self._post(WorkerExited(self.worker_id, kind, detail))
+                self.lost.set_result(end.detail)
+            self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
 
-    async def _live(self, describe: Callable[[int], LaunchSpec]) -> tuple[ExitKind, str]:
+    async def _live(self, describe: Callable[[int], LaunchSpec]) -> End:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours:
             with theirs:
@@ -112,7 +111,15 @@ class WorkerProcess:
             finally:
                 _signal_group(process, signal.SIGKILL)
                 await process.wait()
-        return self._verdict(process.returncode)
+        assert process.returncode is not None
+        return judge(
+            self.model_id,
+            process.returncode,
+            self._phase,
+            self._tail,
+            failure=self._failure,
+            stopped=self._stop_grace_s.done(),
+        )
 
     async def _spawn(self, spec: LaunchSpec, control_fd: int) -> asyncio.subprocess.Process:
         self.socket_path.unlink(missing_ok=True)
@@ -191,30 +198,6 @@ class WorkerProcess:
                 self._failure = message
             case control.Usage():
                 self._on_usage(message)
-
-    def _verdict(self, returncode: int | None) -> tuple[ExitKind, str]:
-        assert returncode is not None
-        if self._failure is not None:
-            invalid = self._failure.kind is control.FailureKind.INVALID_MODEL
-            detail = f"model {self.model_id!r} failed to load: {self._failure.message}"
-            return (ExitKind.INVALID_MODEL if invalid else ExitKind.FAILED), detail
-        doing = "serving" if self._phase is WorkerState.READY else "loading"
-        detail = f"the worker of model {self.model_id!r} {_how_it_ended(returncode)} while {doing}"
-        tail = " | ".join(line for line in self._tail if line.strip())
-        if tail:
-            detail += f"; its last output: {tail[-1_000:]}"
-        fault = returncode in CPU_FAULTS and self._phase is WorkerState.LOADING
-        return (ExitKind.CPU_FAULT if fault else ExitKind.FAILED), detail
-
-
-def _how_it_ended(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exited with status {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
-    return f"was killed by {name}"
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -155,7 +155,7 @@ def test_the_histories_reach_every_kind_of_end() -> None:
         outcomes |= set(simulation.outcomes.values())
         placed |= simulation.placed
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
-    assert {"portable_retry", "drain_cut"} <= told
+    assert {"portable_retry", "memory_retry", "drain_cut"} <= told
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
     assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
     assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}

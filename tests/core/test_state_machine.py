@@ -107,11 +107,15 @@ class Histories(RuleBasedStateMachine):
         if worker is not None:
             self.post(ev.WorkerProgressed(worker.id))
 
-    @rule(place=places, kind=st.sampled_from([*[ev.ExitKind.FAILED] * 6, *ev.ExitKind]))
-    def exit(self, place: int, kind: ev.ExitKind) -> None:
+    @rule(
+        place=places,
+        kind=st.sampled_from([*[ev.ExitKind.FAILED] * 6, *ev.ExitKind]),
+        device=st.sampled_from([None, "RAM", "CUDA0", "CUDA9"]),
+    )
+    def exit(self, place: int, kind: ev.ExitKind, device: str | None) -> None:
         worker = self.some_worker(place)
         if worker is not None:
-            self.post(ev.WorkerExited(worker.id, kind, "it ended"))
+            self.post(ev.WorkerExited(worker.id, kind, "it ended", device))
 
     @rule(place=places)
     def reap(self, place: int) -> None:

@@ -27,6 +27,8 @@ class Faults:
 
     load_fails: float = 0.08
     load_hangs: float = 0.04
+    load_runs_out: float = 0.05
+    """Of memory, on a device that it names or not."""
     cpu_fault: float = 0.02
     invalid_model: float = 0.01
     crash: float = 0.03
@@ -164,6 +166,11 @@ class Simulation:
         if chance < faults.load_hangs:
             return
         chance -= faults.load_hangs
+        if chance < faults.load_runs_out or any(self.device_free[name] < 0 for name in process.device_bytes):
+            device = self.rng.choice([None, *process.device_bytes])
+            self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.OUT_OF_MEMORY, device))
+            return
+        chance -= faults.load_runs_out
         if chance < faults.cpu_fault and not effect.portable:
             self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.CPU_FAULT))
             return
@@ -184,7 +191,7 @@ class Simulation:
         if self.processes[worker_id].alive:
             self.post(event)
 
-    def die(self, worker_id: int, kind: ev.ExitKind) -> None:
+    def die(self, worker_id: int, kind: ev.ExitKind, device: str | None = None) -> None:
         process = self.processes[worker_id]
         if not process.alive:
             return
@@ -192,7 +199,9 @@ class Simulation:
         for request_id in list(process.running):
             self.done(request_id, "broken")
         process.running.clear()
-        self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended"))
+        # RAM is back when the process is reaped; a GPU's memory follows.
+        self.device_free[RAM] += process.device_bytes.pop(RAM, 0)
+        self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended", device))
         chance = self.rng.random()
         if chance >= self.faults.memory_never_returns:
             is_late = chance < self.faults.memory_never_returns + self.faults.memory_is_late
@@ -216,7 +225,8 @@ class Simulation:
             return
         chance -= self.faults.stall
         if chance < self.faults.crash:
-            self.at(took_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+            kind = self.rng.choice([ev.ExitKind.FAILED, ev.ExitKind.OUT_OF_MEMORY])
+            self.at(took_s, lambda: self.die(effect.worker_id, kind))
             return
         self.at(took_s / 2, lambda: self.progress(effect.worker_id))
         self.at(took_s, lambda: self.finish(effect.worker_id, effect.request_id))
