@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from swapd.config.address import TcpAddress, UnixAddress, parse_address
-from swapd.pool.status import ModelStatus, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, Status
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -103,6 +103,18 @@ class Client:
         """Drain a model, stop its workers and wait until they are gone."""
         body = await self._fetch("POST", f"/swapd/v1/models/{quote(model, safe='')}/unload", timeout_s=None)
         return _decode(body, ModelStatus)
+
+    async def pause(self, device: str) -> DeviceStatus:
+        """Have a device handed over and wait until it is empty, however long the drain takes."""
+        return await self._change_device(device, "pause")
+
+    async def resume(self, device: str) -> DeviceStatus:
+        """Give a device back to the daemon."""
+        return await self._change_device(device, "resume")
+
+    async def _change_device(self, device: str, change: str) -> DeviceStatus:
+        body = await self._fetch("POST", f"/swapd/v1/devices/{quote(device, safe='')}/{change}", timeout_s=None)
+        return _decode(body, DeviceStatus)
 
     async def logs(self, model: str) -> Sequence[str]:
         """The newest output lines of the model's worker, oldest first."""

@@ -63,6 +63,12 @@ class UnknownModelError(SwapdError):
     code = "model_not_found"
 
 
+class UnknownDeviceError(SwapdError):
+    status = 404
+    type = "not_found_error"
+    code = "device_not_found"
+
+
 class NotFoundError(SwapdError):
     status = 404
     type = "not_found_error"

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from swapd.pool.status import Happening, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Status
 
 _encoder = msgspec.json.Encoder()
 
 
-def document(snapshot: Status | ModelStatus) -> bytes:
+def document(snapshot: Status | ModelStatus | DeviceStatus) -> bytes:
     """A snapshot as JSON: the shape of `swapd.pool.status`."""
     return _encoder.encode(snapshot)
 

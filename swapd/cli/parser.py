@@ -57,10 +57,14 @@ def _add_client_commands(
     load.add_argument("model", metavar="MODEL")
     unload = _add(commands, "unload", "remote:unload", "unload a model and wait until it is gone")
     unload.add_argument("model", metavar="MODEL")
+    pause = _add(commands, "pause", "remote:pause", "hand a GPU over: unload what is on it, let requests for it wait")
+    pause.add_argument("device", metavar="DEVICE", help="a name that `swapd devices` prints")
+    resume = _add(commands, "resume", "remote:resume", "use a GPU again that was handed over")
+    resume.add_argument("device", metavar="DEVICE")
     logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
     logs.add_argument("model", metavar="MODEL", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
-    for command in (ps, load, unload, logs):
+    for command in (ps, load, unload, pause, resume, logs):
         command.add_argument(
             "--url",
             type=_url,

@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: ps, load, unload, logs."""
+"""The commands that ask a running daemon: ps, load, unload, pause, resume, logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from swapd.client import Address, Client, DaemonError, daemon_address
 from swapd.config.load import load as load_config
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Server
-from swapd.pool.status import ModelStatus, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, Status
 
 Answer = TypeVar("Answer")
 
@@ -56,6 +56,22 @@ def unload(arguments: argparse.Namespace) -> int:
     """Unload one model now."""
     model = _ask(arguments, lambda client: client.unload(arguments.model))
     print_line(f"{model.id} is {model.state}")
+    return 0
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Hand one device over."""
+    device = _ask(arguments, lambda client: client.pause(arguments.device))
+    if device.paused:
+        print_line(f"{device.name} is yours: nothing of swapd's is on it. `swapd resume {device.name}` gives it back")
+        return 0
+    raise CommandError(f"{device.name} was taken back by `swapd resume` before it was empty")
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Take one device back."""
+    device = _ask(arguments, lambda client: client.resume(arguments.device))
+    print_line(f"{device.name} is swapd's again")
     return 0
 
 
@@ -118,12 +134,23 @@ def print_status(to: Console, status: Status) -> None:
     ]
     print_table(to, columns, [_model_row(model) for model in status.models])
     for device in status.devices:
-        print_line(
-            f"{device.name}: {size(device.reserved_bytes)} of {size(device.budget_bytes)} reserved, "
-            f"{size(device.free_bytes)} free"
-        )
+        print_line(_device_line(device))
     for remark in remarks(status):
         print_line(remark)
+
+
+def _device_line(device: DeviceStatus) -> str:
+    parts = [
+        f"{size(device.reserved_bytes)} of {size(device.budget_bytes)} reserved",
+        f"{size(device.free_bytes)} free",
+    ]
+    if device.others_bytes:
+        parts.append(f"{size(device.others_bytes)} held by other programs")
+    if device.shares is not None:
+        parts.append(f"part of {device.shares}")
+    if device.paused:
+        parts.append(f"handed over until `swapd resume {device.name}`")
+    return f"{device.name}: {', '.join(parts)}"
 
 
 def _model_row(model: ModelStatus) -> list[str]:
@@ -151,6 +178,8 @@ def remarks(status: Status) -> list[str]:
         if model.error is not None:
             retry = f" (next try in {duration(model.retry_in_s)})" if model.retry_in_s is not None else ""
             found.append(f"{model.id}: {model.error}{retry}")
+        if model.waits is not None:
+            found.append(f"{model.id}: {model.waits}")
         if any(worker.portable for worker in model.workers):
             found.append(f"{model.id}: runs without special CPU instructions, after a crash with them")
         if model.last_eviction is not None:

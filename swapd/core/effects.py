@@ -13,6 +13,7 @@ from swapd.core.spec import Placement
 
 class RefusalKind(Enum):
     UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_DEVICE = "unknown_device"
     INVALID_MODEL = "invalid_model"
     DOES_NOT_FIT = "does_not_fit"
     QUEUE_FULL = "queue_full"
@@ -48,7 +49,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The end of a LoadAsked or UnloadAsked; `refusal` is None when it was done."""
+    """The end of what a person asked for; `refusal` is None when it was done."""
 
     ask_id: str
     refusal: Refusal | None
@@ -74,7 +75,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Read how much memory of the device is free and report it by MemorySampled."""
+    """Read how much memory of the device is free and report it by MemorySampled, if it can be read."""
 
     device: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -85,6 +86,8 @@ class WorkerExited:
 class MemorySampled:
     device: str
     free_bytes: int
+    held_bytes: Mapping[int, int] | None = None
+    """What each worker has of that which is not free, by its id; None where the device does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,22 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """A person wants a device for something else. Answered by `Answer` once nothing of swapd's is on it."""
+
+    ask_id: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeAsked:
+    """A person gives a device back. Answered at once."""
+
+    ask_id: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownAsked:
     """Drain everything; nothing new is accepted."""
 
@@ -141,6 +160,8 @@ Event = (
     | DevicesChanged
     | LoadAsked
     | UnloadAsked
+    | PauseAsked
+    | ResumeAsked
     | ShutdownAsked
     | TimerFired
 )

@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 from swapd.core.lifecycle import Cause, WorkerState, after
 from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room, shared_memories
 
+WATCH_EVERY_S = 2.0
+"""How often a device is asked for its free memory while a model waits for room; an older sample loads nothing."""
+
+SAMPLE_PATIENCE_S = 3.0
+"""How long a load waits for a device to answer."""
+
 LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
 LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
 
@@ -137,9 +143,38 @@ class Model:
 @dataclass(slots=True)
 class Device:
     spec: DeviceSpec
+    #: As last read, and when that was.
     free_bytes: int | None = None
+    sampled_at_s: float | None = None
+    #: When it was last asked, and since when it has not answered.
+    asked_at_s: float | None = None
+    silent_since_s: float | None = None
+    #: What is neither free nor swapd's: the desktop, a game, another server.
+    others_bytes: int = 0
+    #: Handed over to somebody: nothing is placed on it, and who is on it leaves.
+    paused: bool = False
+    pause_asks: list[Ask] = field(default_factory=list)
     #: What was charged when the budget was cut below it; shrinks as workers leave, and never grows.
     tolerated_bytes: int = 0
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether its sample is good enough to load something by. One that does not answer is not waited for."""
+        if not self.spec.metered or self.paused:
+            return True
+        if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S:
+            return True
+        return self.sampled_at_s is not None and now_s - self.sampled_at_s <= WATCH_EVERY_S
+
+    @property
+    def within_others_bytes(self) -> int:
+        """The budget, or what others and the reserve leave of the device if that is less."""
+        left_bytes = self.spec.total_bytes - self.spec.reserve_bytes - self.others_bytes
+        return min(self.spec.budget_bytes, left_bytes) if self.spec.metered else self.spec.budget_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """What swapd may take of it now."""
+        return 0 if self.paused else self.within_others_bytes
 
 
 @dataclass(slots=True)
@@ -166,8 +201,6 @@ class Ledger:
     counters: Counters = field(default_factory=Counters)
     closing: bool = False
     timer_at_s: float | None = None
-    #: No device is asked for its free memory before this time.
-    sample_due_s: float = 0.0
     now_s: float = 0.0
     next_worker_id: int = 1
 
@@ -180,21 +213,27 @@ class Ledger:
         return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
 
     def free_bytes(self, device: str) -> int:
-        """Budget less charges; negative after the budget was cut."""
-        return self.devices[device].spec.budget_bytes - self.charged_bytes(device)
+        """What may still be placed on a device; negative when its budget was cut or others have taken more."""
+        return self.devices[device].limit_bytes - self.charged_bytes(device)
 
     def room(self, free_bytes: Mapping[str, int]) -> Room:
         """These bytes, on the devices as they are."""
         return Room(free_bytes, shared_memories(device.spec for device in self.devices.values()))
 
+    def budget_room(self, model: Model) -> Room:
+        """What this model could ever have: the budgets, less what pinned workers of others hold for good."""
+        return self._without_pinned(model, {name: device.spec.budget_bytes for name, device in self.devices.items()})
+
     def open_room(self, model: Model) -> Room:
-        """What this model could have if every other left that may be asked to: budgets less the pinned ones' part."""
-        budgets = {name: device.spec.budget_bytes for name, device in self.devices.items()}
+        """What this model could have if every other left that may be asked to, and paused devices were given back."""
+        return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})
+
+    def _without_pinned(self, model: Model, sizes: dict[str, int]) -> Room:
         for worker in self.workers.values():
             if worker.spec.pin and worker.model_id != model.id and worker.state not in LEAVING_STATES:
                 for name, size_bytes in worker.placement.device_bytes.items():
-                    budgets[name] -= size_bytes
-        return self.room(budgets)
+                    sizes[name] -= size_bytes
+        return self.room(sizes)
 
     def leaving_bytes(self, device: str) -> int:
         """Charged bytes that are on their way back without any further decision."""

@@ -10,21 +10,20 @@ from collections.abc import Iterator
 
 from swapd.core import fairness
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
-from swapd.core.effects import Effect, Grant, Refusal, RefusalKind, Sample, SetTimer, Tell
+from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
+from swapd.core.effects import Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
-from swapd.core.room import make_room, needs_worker, next_room_s, shrink_to_budgets
-
-SAMPLE_EVERY_S = 0.25
-"""How often a device is asked whether memory has come back."""
+from swapd.core.pressure import shrink_to_budgets, yield_to_others
+from swapd.core.room import make_room, needs_worker, next_room_s, why_waiting
 
 MAX_RETRY_AFTER_S = 60.0
 
 
 def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     """Bring the ledger to where nothing more can be done now, and set the timer for when something can."""
-    _settle_overdue(ledger, now_s, effects)
+    settle_overdue(ledger, now_s, effects)
     _stop_stuck(ledger, now_s, effects)
     _reprieve_unneeded(ledger, now_s, effects)
     _finish_drains(ledger, now_s, effects)
@@ -35,19 +34,11 @@ def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         _refuse_overflow(ledger, model, effects)
     _unload_idle(ledger, now_s, effects)
     shrink_to_budgets(ledger, now_s, effects)
+    yield_to_others(ledger, now_s, effects)
+    answer_pauses(ledger, effects)
     make_room(ledger, now_s, effects)
-    _sample_settling(ledger, now_s, effects)
+    ask_samples(ledger, now_s, effects)
     _set_timer(ledger, now_s, effects)
-
-
-def _settle_overdue(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    overdue = [entry for entry in ledger.settling if now_s >= entry.until_s]
-    for entry in overdue:
-        ledger.settling.remove(entry)
-        message = f"{entry.device} did not show {entry.size_bytes} bytes as free again in time; taking them as free"
-        effects.append(Tell("memory_late", None, message))
-    if overdue:
-        ledger.note_release()
 
 
 def stuck_at_s(worker: Worker) -> float | None:
@@ -115,7 +106,7 @@ def hopeless(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
     if verdict is not None:
         return Refusal(RefusalKind.INVALID_MODEL, verdict)
     if all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
-        reason = misfit(model.spec, ledger.open_room(model))
+        reason = misfit(model.spec, ledger.budget_room(model))
         if reason is not None:
             return Refusal(RefusalKind.DOES_NOT_FIT, reason)
         if model.retry_at_s is not None and now_s < model.retry_at_s:
@@ -137,7 +128,9 @@ def _refuse_overdue(ledger: Ledger, model: Model, now_s: float, effects: list[Ef
     for request in list(model.waiting.values()):
         if now_s < request.arrived_at_s + limit_s:
             break
-        message = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}"
+        why = why_waiting(ledger, model, now_s)
+        because = f", which {why}" if why is not None else ""
+        message = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}{because}"
         refuse(ledger, request.id, Refusal(RefusalKind.QUEUE_TIMEOUT, message), effects)
 
 
@@ -182,17 +175,8 @@ def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
             leave(ledger, worker, Departure("idle_unload"), now_s, effects)
 
 
-def _sample_settling(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    if ledger.settling and now_s >= ledger.sample_due_s:
-        ledger.sample_due_s = now_s + SAMPLE_EVERY_S
-        effects += [Sample(name) for name in sorted({entry.device for entry in ledger.settling})]
-
-
 def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
-    for entry in ledger.settling:
-        yield entry.until_s
-    if ledger.settling:
-        yield ledger.sample_due_s
+    yield from device_deadlines(ledger, now_s)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
         yield _idle_unload_at_s(worker)

@@ -15,8 +15,8 @@ from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
-from swapd.core.placement import MIB, describe, fits, good_enough, place, shortage, targets
-from swapd.core.spec import Placement
+from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
+from swapd.core.spec import RAM, Placement
 from swapd.core.turns import bound_s, leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
 
 
@@ -27,6 +27,14 @@ def needs_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
     if model.retry_at_s is not None and now_s < model.retry_at_s:
         return False
     return all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id))
+
+
+def looks_at(ledger: Ledger, model: Model) -> list[str]:
+    """The devices that this model may be placed on. A GPU that it has no use for is not woken for it."""
+    gpus = (
+        [] if model.spec.n_gpu_layers == 0 else usable_gpus(model.spec, ledger.room(dict.fromkeys(ledger.devices, 0)))
+    )
+    return [*gpus, RAM]
 
 
 def in_order(ledger: Ledger, now_s: float) -> list[Model]:
@@ -48,21 +56,32 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if model not in needy:
             model.claim = None
     for model in needy:
-        best = _best(ledger, model)
-        if best is None:
-            model.claim = None
-            continue
         soon = {name: ledger.free_bytes(name) + ledger.leaving_bytes(name) - claimed[name] for name in ledger.devices}
         free = {name: min(ledger.free_bytes(name), soon[name]) for name in ledger.devices}
-        placement = _placed(ledger, model, best, free)
-        if placement is not None:
-            model.claim = None
-            _launch(ledger, model, placement, now_s, effects)
-            continue
-        model.claim = _claim(ledger, model, best, soon, now_s, effects)
+        if all(ledger.devices[name].is_fresh(now_s) for name in looks_at(ledger, model) if name in ledger.devices):
+            model.claim = _help(ledger, model, free, soon, now_s, effects)
         if model.claim is not None:
             for name, size_bytes in model.claim.device_bytes.items():
                 claimed[name] += size_bytes
+
+
+def _help(
+    ledger: Ledger,
+    model: Model,
+    free: Mapping[str, int],
+    soon: Mapping[str, int],
+    now_s: float,
+    effects: list[Effect],
+) -> Placement | None:
+    """Launch the model if it fits; else its claim on room that is coming, if there is any."""
+    best = _best(ledger, model)
+    if best is None:
+        return None
+    placement = _placed(ledger, model, best, free)
+    if placement is None:
+        return _claim(ledger, model, best, soon, now_s, effects)
+    _launch(ledger, model, placement, now_s, effects)
+    return None
 
 
 def _best(ledger: Ledger, model: Model) -> Placement | None:
@@ -202,26 +221,6 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     leave(ledger, worker, Departure(reason, for_model=waiter.id), now_s, effects)
 
 
-def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    """After a budget was cut: send away the cheapest workers that cover what is over, pinned ones last."""
-    for name in ledger.devices:
-        over = -ledger.free_bytes(name) - ledger.leaving_bytes(name)
-        if over <= 0:
-            continue
-        candidates = []
-        for worker in ledger.workers.values():
-            if worker.state is WorkerState.READY or worker.state in LOADING_STATES:
-                cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if worker.spec.pin else 0.0)
-                # Even a busy worker goes before a pinned one that is idle.
-                late = bool(worker.running) or worker.spec.pin
-                candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
-        for victim in choose_victims({name: over}, candidates) or []:
-            worker = ledger.workers[victim.worker_id]
-            why = f"{worker.model_id!r} leaves: {name} is {-(-over // MIB):,} MiB over its new budget"
-            effects.append(Tell("unloading", worker.model_id, why))
-            leave(ledger, worker, Departure("budget"), now_s, effects)
-
-
 def next_room_s(ledger: Ledger, now_s: float) -> float | None:
     """When a worker that may not be asked to leave now may be: the planner must look again then."""
     times = [
@@ -232,3 +231,24 @@ def next_room_s(ledger: Ledger, now_s: float) -> float | None:
         if (at_s := leave_at_s(ledger, worker, model, now_s)) is not None and at_s > now_s
     ]
     return min(times, default=None)
+
+
+def why_waiting(ledger: Ledger, model: Model, now_s: float) -> str | None:
+    """What keeps a model that wants a worker from having one: 'waits for …', or None if nothing does."""
+    if not needs_worker(ledger, model, now_s):
+        return None
+    if model.claim is not None:
+        return f"waits for its room to be cleared: {describe(model.claim.device_bytes)}"
+    best = place(model.spec, ledger.open_room(model))
+    if best is None:
+        taken = {name: one.others_bytes for name, one in ledger.devices.items() if one.others_bytes}
+        return f"waits for memory that other programs hold: {describe(taken)}"
+    paused = [name for name in looks_at(ledger, model) if name in ledger.devices and ledger.devices[name].paused]
+    if paused:
+        return f"waits for {' and '.join(paused)}, handed over to others until it is resumed"
+    there = {
+        worker.model_id
+        for worker in ledger.workers.values()
+        if any(worker.placement.device_bytes.get(name) for name in best.device_bytes)
+    }
+    return f"waits for its turn after {', '.join(map(repr, sorted(there)))}" if there else "waits for its turn"

@@ -11,6 +11,7 @@ from typing import Any
 from swapd.core import events as ev
 from swapd.core import fairness
 from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all, run_out
+from swapd.core.devices import devices_changed, memory_sampled, pause, resume, take_out
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportDeparture, ReportLoad, Tell
 from swapd.core.ledger import (
     LEAVING_STATES,
@@ -21,18 +22,11 @@ from swapd.core.ledger import (
     Ledger,
     Model,
     Request,
-    Settling,
     Worker,
 )
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
-from swapd.core.spec import RAM, ModelSpec
-
-SETTLE_S = 10.0
-"""How long a GPU may take to show a dead process's memory as free before it is taken as free."""
-
-RETURNED_SHARE = 0.75
-"""The part of a worker's bytes that must be seen to be free again: others may take some meanwhile."""
+from swapd.core.spec import ModelSpec
 
 MAX_ASKS = 64
 """People waiting for one model's load or unload."""
@@ -143,7 +137,7 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
     worker = ledger.workers[event.worker_id]
     state = worker.state
     cut_running(ledger, worker, now_s)
-    _take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
+    take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
     model = ledger.models.get(worker.model_id)
     if state in LOADING_STATES:
         outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
@@ -162,16 +156,6 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
 
 
 _LOAD_OUTCOMES = {ev.ExitKind.CPU_FAULT: "crashed", ev.ExitKind.OUT_OF_MEMORY: "out_of_memory"}
-
-
-def _take_out(ledger: Ledger, worker: Worker, now_s: float, *, settles: bool) -> None:
-    """Free a reaped worker's bytes. One whose process never began to load had none on a GPU to give back."""
-    ledger.remove_worker(worker)
-    for name, size_bytes in worker.placement.device_bytes.items():
-        if settles and name != RAM and size_bytes:
-            free_before = ledger.devices[name].free_bytes
-            ledger.settling.append(Settling(name, size_bytes, free_before, now_s + SETTLE_S))
-    ledger.note_release()
 
 
 def _load_ended(
@@ -203,29 +187,6 @@ def _answer_unloads(ledger: Ledger, model: Model, effects: list[Effect]) -> None
     if not any(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
         effects += [Answer(ask.id, None) for ask in model.unload_asks]
         model.unload_asks.clear()
-
-
-def _memory_sampled(ledger: Ledger, event: ev.MemorySampled, now_s: float, _: list[Effect]) -> None:
-    device = ledger.devices.get(event.device)
-    if device is None:
-        return
-    device.free_bytes = event.free_bytes
-    kept: list[Settling] = []
-    returned = 0
-    for entry in ledger.settling:
-        if entry.device != event.device:
-            kept.append(entry)
-            continue
-        before = entry.free_before_bytes
-        if before is not None and event.free_bytes >= before + returned + RETURNED_SHARE * entry.size_bytes:
-            # Later entries must see memory beyond what this one brought back.
-            returned += entry.size_bytes
-        elif before is None:
-            kept.append(entry)
-        else:
-            kept.append(Settling(entry.device, entry.size_bytes, before + returned, entry.until_s))
-    ledger.settling = kept
-    ledger.note_release()
 
 
 def _models_changed(ledger: Ledger, event: ev.ModelsChanged, now_s: float, effects: list[Effect]) -> None:
@@ -282,21 +243,6 @@ _DISMISSALS = {
 }
 
 
-def _devices_changed(ledger: Ledger, event: ev.DevicesChanged, now_s: float, _: list[Effect]) -> None:
-    listed = {spec.name: spec for spec in event.devices}
-    for name in [name for name in ledger.devices if name not in listed]:
-        if ledger.charged_bytes(name) == 0:
-            del ledger.devices[name]
-        else:
-            gone = ledger.devices[name].spec
-            listed[name] = type(gone)(name, gone.total_bytes, 0)
-    for name, spec in listed.items():
-        device = ledger.devices.setdefault(name, Device(spec))
-        device.spec = spec
-        charged = ledger.charged_bytes(name)
-        device.tolerated_bytes = charged if charged > spec.budget_bytes else 0
-
-
 def _load_asked(ledger: Ledger, event: ev.LoadAsked, now_s: float, effects: list[Effect]) -> None:
     model = _asked_model(ledger, event.ask_id, event.model_id, effects)
     if model is None:
@@ -339,6 +285,34 @@ def _asked_model(ledger: Ledger, ask_id: str, model_id: str, effects: list[Effec
     return model
 
 
+def _pause_asked(ledger: Ledger, event: ev.PauseAsked, now_s: float, effects: list[Effect]) -> None:
+    device = _asked_device(ledger, event.ask_id, event.device, effects)
+    if device is not None:
+        pause(ledger, device, Ask(event.ask_id, now_s), now_s, effects)
+
+
+def _resume_asked(ledger: Ledger, event: ev.ResumeAsked, now_s: float, effects: list[Effect]) -> None:
+    device = _asked_device(ledger, event.ask_id, event.device, effects)
+    if device is not None:
+        resume(device, Ask(event.ask_id, now_s), effects)
+
+
+def _asked_device(ledger: Ledger, ask_id: str, name: str, effects: list[Effect]) -> Device | None:
+    device = ledger.devices.get(name)
+    if ledger.closing:
+        effects.append(Answer(ask_id, _closing()))
+        return None
+    if device is None:
+        message = f"there is no device {name!r}; this machine has {', '.join(ledger.devices)}"
+        effects.append(Answer(ask_id, Refusal(RefusalKind.UNKNOWN_DEVICE, message)))
+        return None
+    if len(device.pause_asks) >= MAX_ASKS:
+        message = f"{MAX_ASKS} others already wait for {name} to be handed over"
+        effects.append(Answer(ask_id, Refusal(RefusalKind.QUEUE_FULL, message, 1.0)))
+        return None
+    return device
+
+
 def _too_many_asks(model: Model) -> Refusal:
     return Refusal(RefusalKind.QUEUE_FULL, f"{MAX_ASKS} others already wait for model {model.id!r}", 1.0)
 
@@ -351,6 +325,9 @@ def _shutdown_asked(ledger: Ledger, _: ev.ShutdownAsked, now_s: float, effects: 
     ledger.closing = True
     for model in ledger.models.values():
         refuse_all(ledger, model, _closing(), effects)
+    for device in ledger.devices.values():
+        effects += [Answer(ask.id, _closing()) for ask in device.pause_asks]
+        device.pause_asks.clear()
     for worker in list(ledger.workers.values()):
         departure = Departure("shutdown", deadline_s=now_s + worker.spec.drain_s)
         leave(ledger, worker, departure, now_s, effects)
@@ -369,11 +346,13 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.WorkerProgressed: _worker_progressed,
     ev.WorkerReady: _worker_ready,
     ev.WorkerExited: _worker_exited,
-    ev.MemorySampled: _memory_sampled,
+    ev.MemorySampled: memory_sampled,
     ev.ModelsChanged: _models_changed,
-    ev.DevicesChanged: _devices_changed,
+    ev.DevicesChanged: devices_changed,
     ev.LoadAsked: _load_asked,
     ev.UnloadAsked: _unload_asked,
+    ev.PauseAsked: _pause_asked,
+    ev.ResumeAsked: _resume_asked,
     ev.ShutdownAsked: _shutdown_asked,
     ev.TimerFired: _timer_fired,
 }

@@ -23,6 +23,10 @@ class DeviceSpec:
     budget_bytes: int
     shares: str | None = None
     """The memory that this one is carved out of (an integrated GPU's is RAM): its bytes count there, too."""
+    reserve_bytes: int = 0
+    """To be left free on it beside what swapd and others take."""
+    metered: bool = False
+    """Whether its free memory can be read. It is then read before anything is loaded, and what others hold counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
 from swapd.pool.door import Door
 from swapd.pool.lease import Ticket
+from swapd.pool.status import DeviceStatus, ModelStatus, Status
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,8 @@ def make_app(
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
+    app.router.add_post("/swapd/v1/devices/{name}/pause", control.pause)
+    app.router.add_post("/swapd/v1/devices/{name}/resume", control.resume)
     return app
 
 
@@ -140,17 +143,25 @@ class _Admin:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
-        return web.Response(body=admin.document(self._door.status()), content_type="application/json")
+        return _document(self._door.status())
 
     async def load(self, request: web.Request) -> web.Response:
         model_id = self._model_of(request)
         limits.refuse_form(request)
-        return web.Response(body=admin.document(await self._door.load(model_id)), content_type="application/json")
+        return _document(await self._door.load(model_id))
 
     async def unload(self, request: web.Request) -> web.Response:
         model_id = self._model_of(request)
         limits.refuse_form(request)
-        return web.Response(body=admin.document(await self._door.unload(model_id)), content_type="application/json")
+        return _document(await self._door.unload(model_id))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        limits.refuse_form(request)
+        return _document(await self._door.pause(request.match_info["name"]))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        limits.refuse_form(request)
+        return _document(await self._door.resume(request.match_info["name"]))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         happenings = self._door.happenings()
@@ -170,6 +181,10 @@ class _Admin:
         model_id = self._door.resolve(request.match_info["id"]).id
         request[RECORD].model_id = model_id
         return model_id
+
+
+def _document(snapshot: Status | ModelStatus | DeviceStatus) -> web.Response:
+    return web.Response(body=admin.document(snapshot), content_type="application/json")
 
 
 def _one_line(line: str) -> str:

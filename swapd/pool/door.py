@@ -8,7 +8,7 @@ from typing import Protocol
 
 from swapd.config.schema import Model
 from swapd.pool.lease import Lease, Ticket
-from swapd.pool.status import Happening, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Status
 
 
 class Door(Protocol):
@@ -40,6 +40,14 @@ class Door(Protocol):
 
     async def unload(self, model_id: str) -> ModelStatus:
         """Drain and stop a model's workers and wait until they are gone."""
+        ...
+
+    async def pause(self, device: str) -> DeviceStatus:
+        """Hand a device over and wait until nothing of the daemon's is on it. Raises a `SwapdError`."""
+        ...
+
+    async def resume(self, device: str) -> DeviceStatus:
+        """Use a device again. Raises a `SwapdError`."""
         ...
 
     def logs(self, model_id: str) -> Sequence[str]:

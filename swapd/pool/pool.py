@@ -26,7 +26,7 @@ from swapd.core import events as ev
 from swapd.core.ledger import Ledger
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
-from swapd.errors import ShuttingDownError, UnknownModelError
+from swapd.errors import ShuttingDownError, UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.entries import Entries
 from swapd.pool.lease import Lease, Ticket
@@ -35,7 +35,7 @@ from swapd.pool.measure import resident_bytes
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts, snapshot
-from swapd.pool.status import ConfigStatus, Happening, ModelStatus, Status
+from swapd.pool.status import ConfigStatus, DeviceStatus, Happening, ModelStatus, Status
 from swapd.pool.worker import WorkerProcess
 
 log = structlog.get_logger()
@@ -316,6 +316,14 @@ class Pool:
         await self._ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
         return self._model_status(model_id)
 
+    async def pause(self, device: str) -> DeviceStatus:
+        await self._ask(lambda ask_id: ev.PauseAsked(ask_id, device))
+        return self._device_status(device)
+
+    async def resume(self, device: str) -> DeviceStatus:
+        await self._ask(lambda ask_id: ev.ResumeAsked(ask_id, device))
+        return self._device_status(device)
+
     async def _ask(self, event: Callable[[str], ev.Event]) -> None:
         if self._ended:
             raise _closed()
@@ -370,6 +378,12 @@ class Pool:
             if model.id == model_id:
                 return model
         raise UnknownModelError(f"model {model_id!r} was removed from the configuration")
+
+    def _device_status(self, name: str) -> DeviceStatus:
+        for device in self.status().devices:
+            if device.name == name:
+                return device
+        raise UnknownDeviceError(f"device {name!r} is gone")
 
     def _measure(self) -> None:
         for worker in self._workers.values():

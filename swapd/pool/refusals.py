@@ -12,11 +12,13 @@ from swapd.errors import (
     QueueTimeoutError,
     ShuttingDownError,
     SwapdError,
+    UnknownDeviceError,
     UnknownModelError,
 )
 
 ERRORS: dict[RefusalKind, type[SwapdError]] = {
     RefusalKind.UNKNOWN_MODEL: UnknownModelError,
+    RefusalKind.UNKNOWN_DEVICE: UnknownDeviceError,
     RefusalKind.INVALID_MODEL: InvalidModelFileError,
     RefusalKind.DOES_NOT_FIT: ModelDoesNotFitError,
     RefusalKind.QUEUE_FULL: QueueFullError,

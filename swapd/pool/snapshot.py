@@ -8,6 +8,7 @@ from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
+from swapd.core.room import why_waiting
 from swapd.pool.catalog import Entry, modalities
 from swapd.pool.status import (
     ConfigStatus,
@@ -66,6 +67,9 @@ def snapshot(
                 budget_bytes=device.spec.budget_bytes,
                 reserved_bytes=ledger.charged_bytes(name),
                 free_bytes=free_bytes.get(name, 0),
+                others_bytes=device.others_bytes,
+                paused=device.paused,
+                shares=device.spec.shares,
             )
             for name, device in ledger.devices.items()
         ),
@@ -118,6 +122,7 @@ def model_status(
         ),
         last_eviction=None if eviction is None else EvictionStatus(ago_s=now_s - eviction.at_s, why=eviction.why),
         error=refusal.message if refusal is not None else model.last_error,
+        waits=why_waiting(ledger, model, now_s),
         retry_in_s=refusal.retry_after_s if refusal is not None else None,
         workers=tuple(_worker_status(worker, facts.get(worker.id)) for worker in workers),
     )
@@ -128,7 +133,7 @@ def _estimate(ledger: Ledger, model: Model, workers: list[Worker]) -> dict[str, 
         return dict(workers[-1].placement.device_bytes)
     if model.spec.costs is None:
         return {}
-    room = ledger.open_room(model)
+    room = ledger.budget_room(model)
     return dict((place(model.spec, room) or preferred(model.spec, room)).device_bytes)
 
 

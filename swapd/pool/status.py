@@ -15,6 +15,13 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     reserved_bytes: int
     free_bytes: int
     """What the device itself reports free, also to others."""
+    description: str = ""
+    others_bytes: int = 0
+    """What other programs hold of it, as far as its driver tells."""
+    paused: bool = False
+    """Handed over to others: nothing is placed on it until it is resumed."""
+    shares: str | None = None
+    """The memory it is carved out of, on which its bytes count, too."""
 
 
 class FootprintStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +66,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_eviction: EvictionStatus | None
     error: str | None
     """Why it cannot be served now: a bad file, too little memory, or the last load's failure."""
+    waits: str | None = None
+    """What keeps it from a worker that it wants, as 'waits for …'; None when it has one or wants none."""
     retry_in_s: float | None = None
     """Seconds until a failing load is tried again."""
     workers: tuple[WorkerStatus, ...] = ()

@@ -1,4 +1,4 @@
-"""ps, load, unload and logs against a scripted daemon on a real socket."""
+"""ps, load, unload, pause, resume and logs against a scripted daemon on a real socket."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.admin_script import Script, model_document, scripted_admin, status_document
+from support.admin_script import Script, device_document, model_document, scripted_admin, status_document
 
 from swapd.cli import main
 
@@ -63,6 +63,38 @@ def test_unload_says_what_the_model_is_now(daemon: Script, capsys: Captured) -> 
     daemon.answer("POST /swapd/v1/models/tiny/unload", model_document("tiny"))
     assert main(["unload", "tiny", "--url", daemon.url]) == 0
     assert capsys.readouterr().out == "tiny is unloaded\n"
+
+
+def test_pause_says_that_the_gpu_is_empty_and_how_to_give_it_back(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/devices/CUDA0/pause", device_document("CUDA0", paused=True))
+    assert main(["pause", "CUDA0", "--url", daemon.url]) == 0
+    said = "CUDA0 is yours: nothing of swapd's is on it. `swapd resume CUDA0` gives it back\n"
+    assert capsys.readouterr().out == said
+
+
+def test_a_pause_that_somebody_took_back_has_failed(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/devices/CUDA0/pause", device_document("CUDA0"))
+    assert main(["pause", "CUDA0", "--url", daemon.url]) == 1
+    assert "taken back" in capsys.readouterr().err
+
+
+def test_resume_says_whose_the_gpu_is_now(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/devices/CUDA0/resume", device_document("CUDA0"))
+    assert main(["resume", "CUDA0", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "CUDA0 is swapd's again\n"
+
+
+def test_ps_says_who_else_is_on_a_device_and_what_a_model_waits_for(daemon: Script, capsys: Captured) -> None:
+    gpu = device_document("CUDA0", others_bytes=3 << 30, paused=True)
+    shared = device_document("Vulkan0", shares="RAM")
+    waiting = model_document("tiny", waiting=1, waits="waits for CUDA0, handed over to others until it is resumed")
+    daemon.answer("GET /swapd/v1/status", status_document(devices=[gpu, shared], models=[waiting]))
+    assert main(["ps", "--url", daemon.url]) == 0
+    out = capsys.readouterr().out
+    held = "3,072 MiB held by other programs, handed over until `swapd resume CUDA0`"
+    assert f"CUDA0: 0 MiB of 20.0 GiB reserved, 24.0 GiB free, {held}" in out
+    assert "Vulkan0: 0 MiB of 20.0 GiB reserved, 24.0 GiB free, part of RAM" in out
+    assert "tiny: waits for CUDA0, handed over to others until it is resumed" in out
 
 
 def test_a_refusal_is_the_daemons_own_sentence(daemon: Script, capsys: Captured) -> None:

@@ -7,9 +7,8 @@ from support.simulation import ram as host
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import events as ev
+from swapd.core.devices import SAMPLE_EVERY_S, SETTLE_S
 from swapd.core.effects import Launch, Sample, Stop, Tell
-from swapd.core.planner import SAMPLE_EVERY_S
-from swapd.core.scheduler import SETTLE_S
 
 
 def sampled(stepper: Stepper, free_mib: int) -> list[Launch]:

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.simulation import CALM, MIB, Faults, Simulation, deep_costs, gpu, model, ram
+from support.simulation import CALM, MIB, Faults, Simulation, deep_costs, gpu, metered, model, ram
 
 from swapd.core import events as ev
 from swapd.core.spec import RAM, DeviceSpec, ModelSpec, SplitMode
@@ -56,11 +56,20 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
 
 
 def random_devices(rng: random.Random) -> list[DeviceSpec]:
-    """Up to four GPUs of different sizes, or one that is integrated, beside RAM."""
-    host = ram(rng.choice([1000, 1600, 3000]))
+    """Up to four GPUs of different sizes, or one that is integrated, beside RAM; with meters or without."""
+    reserve_mib = rng.choice([0, 50, 100])
+
+    def device(name: str, size_mib: int, shares: str | None = None) -> DeviceSpec:
+        if has_meters:
+            return metered(name, size_mib, reserve_mib=reserve_mib, shares=shares)
+        return gpu(name, size_mib, shares=shares)
+
+    has_meters = rng.random() < 0.5
+    ram_mib = rng.choice([1000, 1600, 3000])
     if rng.random() < 0.15:
-        return [gpu("Vulkan0", host.total_bytes // MIB * 3 // 4, shares=RAM), host]
-    return [*(gpu(f"CUDA{number}", rng.choice([300, 600, 1000, 1600])) for number in range(rng.randint(0, 4))), host]
+        return [device("Vulkan0", ram_mib * 3 // 4, shares=RAM), device(RAM, ram_mib)]
+    gpus = [device(f"CUDA{number}", rng.choice([300, 600, 1000, 1600])) for number in range(rng.randint(0, 4))]
+    return [*gpus, device(RAM, ram_mib)]
 
 
 def one_history(seed: int) -> Simulation:
@@ -75,6 +84,10 @@ def one_history(seed: int) -> Simulation:
         simulation.run(until_s=simulation.now_s + rng.expovariate(2.0))
         act(simulation, rng, number, devices, models, issued, asks)
     simulation.faults = CALM
+    simulation.others.clear()
+    for spec in devices:
+        asks.append(f"back-{spec.name}")
+        simulation.post(ev.ResumeAsked(asks[-1], spec.name))
     if rng.random() < 0.3:
         simulation.post(ev.ShutdownAsked())
     simulation.run(until_s=simulation.now_s + 3_000.0)
@@ -98,8 +111,8 @@ def act(
 ) -> None:
     name = rng.choice(models).id if models else "m0"
     match rng.choices(
-        ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget"],
-        [50, 6, 10, 3, 3, 3, 4, 1],
+        ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others", "pause", "resume"],
+        [50, 6, 10, 3, 3, 3, 4, 1, 4, 1, 2],
     )[0]:
         case "arrive":
             issued.append(f"r{number}")
@@ -124,6 +137,14 @@ def act(
         case "budget":
             devices[:] = [replace(spec, budget_bytes=int(spec.total_bytes * rng.uniform(0.5, 1.0))) for spec in devices]
             simulation.post(ev.DevicesChanged(tuple(devices)))
+        case "others":
+            simulation.take(rng.choice(devices).name, rng.choice([0.0, 0.1, 0.3, 0.8]))
+        case "pause":
+            asks.append(f"a{number}")
+            simulation.post(ev.PauseAsked(asks[-1], rng.choice(devices).name))
+        case "resume":
+            asks.append(f"a{number}")
+            simulation.post(ev.ResumeAsked(asks[-1], rng.choice(devices).name))
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -149,13 +170,16 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     told: set[str] = set()
     outcomes: set[str] = set()
     placed: set[str] = set()
+    left: set[str] = set()
     for seed in range(150):
         simulation = one_history(seed)
         told |= set(simulation.told)
         outcomes |= set(simulation.outcomes.values())
         placed |= simulation.placed
+        left |= set(simulation.left)
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
-    assert {"portable_retry", "memory_retry", "drain_cut"} <= told
+    assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
+    assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait"} <= left
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
     assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
     assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}

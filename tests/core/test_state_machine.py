@@ -10,7 +10,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.simulation import MIB, deep_costs, gpu, model, ram
+from support.simulation import MIB, deep_costs, gpu, metered, model, ram
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import effects as ef
@@ -29,7 +29,7 @@ MODELS = (
     model("huge", 9000),
 )
 NAMES = [spec.id for spec in MODELS]
-DEVICES = (gpu("CUDA0", 1000), gpu("CUDA1", 500), ram(1200))
+DEVICES = (metered("CUDA0", 1000, reserve_mib=50), gpu("CUDA1", 500), ram(1200))
 
 names = st.sampled_from(NAMES)
 places = st.integers(0, 7)
@@ -131,6 +131,12 @@ class Histories(RuleBasedStateMachine):
     def sample(self, name: str, free_mib: int) -> None:
         self.post(ev.MemorySampled(name, free_mib * MIB))
 
+    @rule(name=st.sampled_from(["CUDA0", "CUDA1", "RAM", "CUDA9"]), pause=st.booleans())
+    def hand_over(self, name: str, pause: bool) -> None:
+        ask_id = self.fresh("a")
+        self.asks[ask_id] = False
+        self.post(ev.PauseAsked(ask_id, name) if pause else ev.ResumeAsked(ask_id, name))
+
     @rule(name=names, load=st.booleans())
     def ask(self, name: str, load: bool) -> None:
         ask_id = self.fresh("a")
@@ -181,8 +187,8 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Quiet: no more faults and no more arrivals. All that waits is served or told why not, in bounded time."""
         self.post(ev.DevicesChanged(DEVICES))
-        for spec in DEVICES[:-1]:
-            self.post(ev.MemorySampled(spec.name, spec.total_bytes))
+        for spec in DEVICES:
+            self.hand_over(spec.name, False)
         ledger = self.stepper.ledger
         for _ in range(200):
             if self.is_at_rest():
@@ -207,6 +213,11 @@ class Histories(RuleBasedStateMachine):
                 case _:
                     for request_id in list(worker.running):
                         self.post(ev.RequestFinished(request_id, True))
+        for spec in DEVICES[:-1]:
+            held = sum(
+                worker.placement.device_bytes.get(spec.name, 0) for worker in self.stepper.ledger.workers.values()
+            )
+            self.post(ev.MemorySampled(spec.name, spec.total_bytes - held))
         self.note(self.stepper.wait(1.0))
 
 

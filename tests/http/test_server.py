@@ -303,6 +303,20 @@ async def test_load_and_unload_are_posts_that_take_ids_with_slashes_and_aliases(
         assert home.door.calls == [("load", "org/tiny"), ("unload", "org/tiny")]
 
 
+async def test_devices_are_paused_and_resumed_by_posts() -> None:
+    async with house(ScriptedDoor()) as home:
+        async with home.http.post("/swapd/v1/devices/CUDA0/pause") as response:
+            assert (await response.json())["paused"] is True
+        async with home.http.post("/swapd/v1/devices/CUDA0/resume", json={}) as response:
+            assert (await response.json())["paused"] is False
+        async with home.http.post("/swapd/v1/devices/CUDA9/resume") as response:
+            assert response.status == 404
+            assert (await response.json())["error"]["code"] == "device_not_found"
+        async with home.http.get("/swapd/v1/devices/CUDA0/pause") as response:
+            assert response.status == 405
+        assert home.door.calls == [("pause", "CUDA0"), ("resume", "CUDA0"), ("resume", "CUDA9")]
+
+
 async def test_a_failed_load_is_told_with_its_status() -> None:
     class Failing(ScriptedDoor):
         async def load(self, model_id: str) -> object:  # type: ignore[override]

@@ -23,6 +23,7 @@ from swapd.errors import (
     ModelDoesNotFitError,
     QueueFullError,
     ShuttingDownError,
+    UnknownDeviceError,
     UnknownModelError,
     UnsupportedEndpointError,
 )
@@ -143,7 +144,7 @@ async def test_a_killed_worker_is_an_event_and_the_next_request_loads_again(tmp_
             answer = await ask(lease, "tokens=5 die_after=2", stream=True)
             assert b"[DONE]" not in answer
             assert await asyncio.wait_for(asyncio.shield(lease.lost), 5) == (
-                "the worker of model 'a' was killed by SIGKILL while serving"
+                "the worker of model 'a' was killed by SIGKILL while serving, most likely by the kernel for want of RAM"
             )
         assert b"t0" in await one_request(pool, "a")
         assert [load for load in counts.loads if load[0] == "a"] == [("a", "ready")] * 2
@@ -417,3 +418,26 @@ async def test_a_letter_that_arrives_in_two_reads_is_kept_whole_in_the_log(tmp_p
 
     await worker._drain(SimpleNamespace(stdout=SimpleNamespace(read=read)))  # type: ignore[arg-type]
     assert output.newest() == ["café"]
+
+
+async def test_a_device_handed_over_is_empty_and_what_needs_it_waits_for_the_resume(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, counts):
+        await one_request(pool, "a")
+        pid = pid_of(pool, "a")
+        device = await pool.pause("RAM")
+        assert (device.paused, device.reserved_bytes) == (True, 0)
+        assert not alive(pid)
+        waiting = asyncio.create_task(one_request(pool, "a", request_id="waiting"))
+        while not pool.status().requests.waiting:
+            await pool.heartbeat()
+        assert status_of(pool, "a").waits == "waits for RAM, handed over to others until it is resumed"
+        assert (await pool.resume("RAM")).paused is False
+        assert b"t0" in await waiting
+        assert counts.departures == [("a", "paused", False)]
+        assert counts.loads == [("a", "ready"), ("a", "ready")]
+
+
+async def test_a_device_nobody_has_cannot_be_handed_over(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config()) as (pool, _):
+        with pytest.raises(UnknownDeviceError, match="there is no device 'CUDA0'; this machine has RAM"):
+            await pool.pause("CUDA0")

@@ -98,15 +98,7 @@ def status_document(**changes: Any) -> dict[str, Any]:
         "placement": "on the CPU, RAM 310 MiB",
     }
     return {
-        "devices": [
-            {
-                "name": "RAM",
-                "total_bytes": 24 << 30,
-                "budget_bytes": 20 << 30,
-                "reserved_bytes": 310 << 20,
-                "free_bytes": 15 << 30,
-            }
-        ],
+        "devices": [device_document("RAM", reserved_bytes=310 << 20, free_bytes=15 << 30)],
         "models": [
             model_document(
                 "qwen3-8b", state="ready", running=1, loads=3, load_s=1.9, last_used_s=4.2, workers=[worker]
@@ -118,6 +110,12 @@ def status_document(**changes: Any) -> dict[str, Any]:
         "version": "0.1.0",
         **changes,
     }
+
+
+def device_document(name: str, **changes: Any) -> dict[str, Any]:
+    """One device's part of a status."""
+    sizes = {"total_bytes": 24 << 30, "budget_bytes": 20 << 30, "reserved_bytes": 0, "free_bytes": 24 << 30}
+    return {"name": name, **sizes, **changes}
 
 
 def model_document(model_id: str, **changes: Any) -> dict[str, Any]:

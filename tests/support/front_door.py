@@ -12,7 +12,7 @@ import aiohttp
 
 from backends.base import Settings
 from swapd.config.schema import Config, Model, Params, Server
-from swapd.errors import SwapdError, UnknownModelError
+from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError
 from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
@@ -129,6 +129,16 @@ class ScriptedDoor:
     async def unload(self, model_id: str) -> ModelStatus:
         self.calls.append(("unload", model_id))
         return self.model_status(self.resolve(model_id))
+
+    async def pause(self, device: str) -> DeviceStatus:
+        self.calls.append(("pause", device))
+        return DeviceStatus(name=device, total_bytes=9, budget_bytes=8, reserved_bytes=0, free_bytes=9, paused=True)
+
+    async def resume(self, device: str) -> DeviceStatus:
+        self.calls.append(("resume", device))
+        if device != "CUDA0":
+            raise UnknownDeviceError(f"there is no device {device!r}")
+        return DeviceStatus(name=device, total_bytes=9, budget_bytes=8, reserved_bytes=0, free_bytes=9)
 
     def logs(self, model_id: str) -> Sequence[str]:
         return self.lines

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
-from swapd.core.scheduler import SETTLE_S, step
+from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 
 MIB = 1024 * 1024
@@ -36,6 +37,7 @@ class Faults:
     memory_is_late: float = 0.1
     """Back only after the ledger has given up waiting for it, or about then."""
     memory_never_returns: float = 0.1
+    sample_fails: float = 0.05
 
 
 CALM = Faults(**{name.name: 0.0 for name in fields(Faults)})
@@ -67,6 +69,10 @@ class Simulation:
         self.processes: dict[int, Process] = {}
         self.device_free = {spec.name: spec.total_bytes for spec in devices}
         self.steps = 0
+        #: What other programs hold of each device, and whether the driver tells who holds what.
+        self.others: Counter[str] = Counter()
+        self.tells_who = rng.random() < 0.5
+        self.left: Counter[str] = Counter()
         self.outcomes: dict[str, str] = {}
         self.waits_s: dict[str, float] = {}
         self.answers: dict[str, bool] = {}
@@ -123,8 +129,11 @@ class Simulation:
                 assert effect.ask_id not in self.answers, "an ask was answered twice"
                 self.answers[effect.ask_id] = effect.refusal is None
             case ef.Sample():
-                free = self.device_free[effect.device]
-                self.at(0.001, lambda: self.post(ev.MemorySampled(effect.device, free)))
+                sample = self.sample(effect.device)
+                if self.rng.random() >= self.faults.sample_fails:
+                    self.at(0.001, lambda: self.post(sample))
+            case ef.ReportDeparture():
+                self.left[effect.reason] += 1
             case ef.SetTimer():
                 self.timer = None
                 if effect.at_s is not None:
@@ -133,6 +142,17 @@ class Simulation:
                 self.told[effect.kind] += 1
             case _:
                 pass
+
+    def sample(self, name: str) -> ev.MemorySampled:
+        free_bytes = max(0, self.device_free[name] - self.others[name])
+        alive = {worker_id: one for worker_id, one in self.processes.items() if one.alive}
+        held = {worker_id: one.device_bytes.get(name, 0) for worker_id, one in alive.items()}
+        return ev.MemorySampled(name, free_bytes, held if self.tells_who else None)
+
+    def take(self, name: str, share: float) -> None:
+        """Other programs now hold this share of a device, as far as it is free."""
+        wanted = int(self.ledger.devices[name].spec.total_bytes * share)
+        self.others[name] = max(0, min(wanted, self.device_free[name]))
 
     def set_timer(self, at_s: float) -> None:
         assert at_s > self.now_s
@@ -166,7 +186,7 @@ class Simulation:
         if chance < faults.load_hangs:
             return
         chance -= faults.load_hangs
-        if chance < faults.load_runs_out or any(self.device_free[name] < 0 for name in process.device_bytes):
+        if chance < faults.load_runs_out or self.is_overfull(process):
             device = self.rng.choice([None, *process.device_bytes])
             self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.OUT_OF_MEMORY, device))
             return
@@ -179,6 +199,9 @@ class Simulation:
             self.at(loaded_s, lambda: self.die(effect.worker_id, ev.ExitKind.INVALID_MODEL))
             return
         self.at(loaded_s, lambda: self.post_if_alive(effect.worker_id, ev.WorkerReady(effect.worker_id)))
+
+    def is_overfull(self, process: Process) -> bool:
+        return any(self.device_free[name] < self.others[name] for name in process.device_bytes)
 
     def check_budgets(self, newest: Process) -> None:
         """By the machine's own account, not the ledger's: what lives never takes more than a budget allows."""
@@ -296,9 +319,15 @@ def deep_costs(size_mib: int, *, experts: bool) -> LayerCosts:
     )
 
 
-def ram(size_mib: int) -> DeviceSpec:
-    return DeviceSpec(RAM, size_mib * MIB, size_mib * MIB)
+def ram(size_mib: int, **fields: object) -> DeviceSpec:
+    return gpu(RAM, size_mib, **fields)
 
 
-def gpu(name: str, size_mib: int, *, shares: str | None = None) -> DeviceSpec:
-    return DeviceSpec(name, size_mib * MIB, size_mib * MIB, shares)
+def gpu(name: str, size_mib: int, **fields: object) -> DeviceSpec:
+    return DeviceSpec(name, size_mib * MIB, size_mib * MIB, **fields)  # type: ignore[arg-type]
+
+
+def metered(name: str, size_mib: int, *, reserve_mib: int = 0, shares: str | None = None) -> DeviceSpec:
+    """A device whose free memory can be read, with a budget of all but a reserve."""
+    size_bytes, reserve_bytes = size_mib * MIB, reserve_mib * MIB
+    return DeviceSpec(name, size_bytes, size_bytes - reserve_bytes, shares, reserve_bytes, metered=True)

@@ -1,0 +1,67 @@
+"""Who leaves because a device has less to give: a budget was cut, or other programs need the memory.
+
+A cut budget is an order: who is over it leaves, busy ones after what they run, pinned ones last. Others are met
+halfway: only idle workers leave for them, and no sooner than they have taken half of what is reserved for them.
+"""
+
+from __future__ import annotations
+
+from swapd.core.departures import leave
+from swapd.core.effects import Effect, Tell
+from swapd.core.eviction import Candidate, choose_victims
+from swapd.core.ledger import LOADING_STATES, Departure, Ledger
+from swapd.core.lifecycle import WorkerState
+from swapd.core.placement import MIB
+from swapd.core.turns import leaving_cost_s
+
+YIELDED_RESERVE = 1 / 2
+"""Of a device's reserve, the part that others may take before idle workers leave for them."""
+
+
+def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    """After a budget was cut: send away the cheapest workers that cover what is over, pinned ones last."""
+    for name, device in ledger.devices.items():
+        over = ledger.charged_bytes(name) - ledger.leaving_bytes(name) - device.spec.budget_bytes
+        if over <= 0:
+            continue
+        candidates = []
+        for worker in ledger.workers.values():
+            if worker.state is WorkerState.READY or worker.state in LOADING_STATES:
+                cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if worker.spec.pin else 0.0)
+                # Even a busy worker goes before a pinned one that is idle.
+                late = bool(worker.running) or worker.spec.pin
+                candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
+        for victim in choose_victims({name: over}, candidates) or []:
+            worker = ledger.workers[victim.worker_id]
+            why = f"{worker.model_id!r} leaves: {name} is {-(-over // MIB):,} MiB over its new budget"
+            effects.append(Tell("unloading", worker.model_id, why))
+            leave(ledger, worker, Departure("budget"), now_s, effects)
+
+
+def yield_to_others(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+    """When others take more than a device has to spare: send idle workers away, the cheapest that cover it."""
+    for name, device in ledger.devices.items():
+        spec = device.spec
+        if not spec.metered or device.paused:
+            continue
+        left_bytes = spec.total_bytes - device.others_bytes - int(spec.reserve_bytes * (1 - YIELDED_RESERVE))
+        over = ledger.charged_bytes(name) - ledger.leaving_bytes(name) - left_bytes
+        if over <= 0:
+            continue
+        idle = [
+            Candidate(worker.id, worker.placement.device_bytes, False, leaving_cost_s(ledger, worker, now_s))
+            for worker in ledger.workers.values()
+            if worker.state is WorkerState.READY
+            and not worker.running
+            and not worker.spec.pin
+            and worker.placement.device_bytes.get(name)
+        ]
+        # Where all of them are too little they leave nevertheless: it is the others' turn.
+        for victim in choose_victims({name: over}, idle) or idle:
+            worker = ledger.workers[victim.worker_id]
+            why = (
+                f"{worker.model_id!r} leaves: other programs hold {device.others_bytes // MIB:,} MiB of {name}, "
+                f"{-(-over // MIB):,} MiB more than there is to spare"
+            )
+            effects.append(Tell("unloading", worker.model_id, why))
+            leave(ledger, worker, Departure("pressure"), now_s, effects)
