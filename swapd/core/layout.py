@@ -35,6 +35,16 @@ class Layout:
         return sum(self.layers)
 
 
+def gpu_compute_bytes(costs: LayerCosts, n_gpu_layers: int, gpus: int, n_cpu_moe: int, *, by_rows: bool) -> int:
+    """The compute buffers on each GPU. Several that hold all layers work in turn, with copies of the inputs.
+
+    Source: llama_context's constructor, pipeline_parallel: not with rows, nor with experts in RAM.
+    """
+    size_bytes = costs.gpu_compute_bytes or costs.compute_bytes
+    works_in_turn = gpus > 1 and n_gpu_layers == costs.layers and n_cpu_moe == 0 and not by_rows
+    return size_bytes + (costs.gpu_pipeline_bytes if works_in_turn else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One device's bytes by what they are for."""
@@ -59,11 +69,15 @@ def parts(costs: LayerCosts, layout: Layout) -> dict[str, Parts]:
     if first < costs.layers:
         moved[-1] += costs.tied_output_bytes
     computes = first > 0 or experts_in_ram > 0
+    compute_bytes = gpu_compute_bytes(
+        costs, layout.n_gpu_layers, len(layout.devices), layout.n_cpu_moe, by_rows=layout.by_rows
+    )
+    copies_bytes = compute_bytes - (costs.gpu_compute_bytes or costs.compute_bytes)
     found = {
         RAM: Parts(
             costs.host_weights_bytes + sum(costs.layer_weights_bytes[:first]) + experts_in_ram,
             sum(costs.layer_kv_bytes[:first]),
-            costs.compute_bytes if computes else costs.gpu_host_compute_bytes,
+            (costs.compute_bytes if computes else costs.gpu_host_compute_bytes) + copies_bytes,
             costs.host_bytes,
         )
     }
@@ -75,7 +89,7 @@ def parts(costs: LayerCosts, layout: Layout) -> dict[str, Parts]:
         found[device] = Parts(
             weights_bytes,
             sum(costs.layer_kv_bytes[layers]),
-            costs.gpu_compute_bytes or costs.compute_bytes,
+            compute_bytes,
             costs.gpu_context_bytes,
         )
         first += count

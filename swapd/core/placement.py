@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate, combinations
 
 from swapd.core.fit import cut, longest_tail
-from swapd.core.layout import Layout, gpu_weights, lay, layers_by_split, parts
+from swapd.core.layout import Layout, gpu_compute_bytes, gpu_weights, lay, layers_by_split, parts
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, Room, SplitMode
 
 MIB = 1024 * 1024
@@ -120,8 +120,9 @@ def _ways(spec: ModelSpec, room: Room) -> Iterator[tuple[Layout, str]]:
             yield layout, f"{whole} on {search.where(layout)}, {kept}"
     if spec.n_gpu_layers is None:
         n_cpu_moe = max(given, blocks)
-        n_gpu_layers = search.most_layers(n_cpu_moe)
-        for layout in search.layouts(n_gpu_layers, n_cpu_moe) if 0 < n_gpu_layers < wanted else ():
+        # All of them may have failed for the copies of GPUs that work in turn, which fewer do without.
+        n_gpu_layers = min(search.most_layers(n_cpu_moe), wanted - 1)
+        for layout in search.layouts(n_gpu_layers, n_cpu_moe) if n_gpu_layers else ():
             some = f"the last {n_gpu_layers} of {costs.layers} layers (the GPUs have no room for more)"
             experts = ", without their experts" if n_cpu_moe else ""
             yield layout, f"{some} on {search.where(layout)}{experts}"
@@ -154,7 +155,8 @@ class _Search:
         for size in range(1, 1 + (1 if self.spec.split_mode is SplitMode.NONE else len(self.gpus))):
             found = []
             for group in self.groups(size):
-                capacities = [self.capacity(gpu) for gpu in group]
+                fixed_bytes = self.fixed_bytes(n_gpu_layers, size, n_cpu_moe)
+                capacities = [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]
                 counts = cut(sums, first, capacities)
                 if counts is not None and all(counts):
                     found.append((sum(capacities), group, counts))
@@ -177,21 +179,21 @@ class _Search:
         sums = self.sums(n_cpu_moe)
         alone = self.spec.split_mode is SplitMode.NONE
         groups = [(gpu,) for gpu in self.gpus] if alone else [tuple(self.gpus)]
-        return max(self.costs.layers - longest_tail(sums, [self.capacity(gpu) for gpu in group]) for group in groups)
+        fixed_bytes = self.fixed_bytes(0, 1, n_cpu_moe)
+        tails = [longest_tail(sums, [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]) for group in groups]
+        return self.costs.layers - min(tails)
 
     def groups(self, size: int) -> Iterator[tuple[str, ...]]:
         if size == 1 or len(self.gpus) <= MAX_COMBINED_GPUS:
             return combinations(self.gpus, size)
-        roomy = sorted(self.gpus, key=lambda gpu: (-self.capacity(gpu), _natural(gpu)))[:size]
+        roomy = sorted(self.gpus, key=lambda gpu: (-self.room.free_bytes[gpu], _natural(gpu)))[:size]
         return iter([tuple(sorted(roomy, key=_natural))])
 
-    def capacity(self, gpu: str) -> int:
-        """Bytes for layers: what is free less what computing there takes at all."""
-        return (
-            self.room.free_bytes[gpu]
-            - (self.costs.gpu_compute_bytes or self.costs.compute_bytes)
-            - (self.costs.gpu_context_bytes)
-        )
+    def fixed_bytes(self, n_gpu_layers: int, gpus: int, n_cpu_moe: int) -> int:
+        """What computing on a GPU takes whatever its layers are."""
+        by_rows = self.spec.split_mode is SplitMode.ROW
+        compute_bytes = gpu_compute_bytes(self.costs, n_gpu_layers, gpus, n_cpu_moe, by_rows=by_rows)
+        return compute_bytes + self.costs.gpu_context_bytes
 
     def sums(self, n_cpu_moe: int) -> list[int]:
         """Running sums of what each layer takes on a GPU."""
@@ -306,9 +308,9 @@ def _sums(spec: ModelSpec, room: Room) -> list[str]:
     found = [_sum(preferred(spec, one).device_bytes, budgets) for one in alone or [room]]
     if len(alone) > 1 and spec.split_mode is not SplitMode.NONE:
         sizes = preferred(spec, alone[0]).device_bytes
-        fixed_bytes = (costs.gpu_compute_bytes or costs.compute_bytes) + costs.gpu_context_bytes
+        one_bytes = gpu_compute_bytes(costs, 0, 1, 0, by_rows=False) + costs.gpu_context_bytes
         together = " and ".join(gpus)
-        needed = {together: sizes[gpus[0]] + (len(gpus) - 1) * fixed_bytes, RAM: sizes[RAM]}
+        needed = {together: sizes[gpus[0]] + (len(gpus) - 1) * one_bytes, RAM: sizes[RAM]}
         found.append(_sum(needed, {together: sum(budgets[gpu] for gpu in gpus), RAM: budgets.get(RAM, 0)}))
     if gpus and spec.n_gpu_layers is None:
         found.append(_sum(lay(costs, Layout()), budgets))

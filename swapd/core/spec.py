@@ -76,6 +76,8 @@ class LayerCosts:
     """The compute buffer on each GPU that computes; 0 means as large as `compute_bytes`."""
     gpu_host_compute_bytes: int = 0
     """RAM's compute buffer when GPUs compute everything."""
+    gpu_pipeline_bytes: int = 0
+    """In addition on each GPU, and in RAM, when all layers are on several GPUs that work in turn."""
     gpu_context_bytes: int = 0
     """What the driver takes on each GPU for a process that computes there."""
 

@@ -70,6 +70,19 @@ def test_a_gpu_has_a_compute_buffer_and_a_context_of_its_own_size() -> None:
     assert parts(costs, on_one(1))["RAM"] == Parts(10, 0, 100, 0)
 
 
+def test_gpus_that_work_in_turn_keep_copies_of_the_inputs() -> None:
+    costs = LayerCosts((10, 20), (0, 0), 0, 100, gpu_compute_bytes=7, gpu_pipeline_bytes=3, layer_expert_bytes=(9, 0))
+    both = ("CUDA0", "CUDA1")
+
+    def compute_bytes(layout: Layout) -> list[int]:
+        return [part.compute_bytes for part in parts(costs, layout).values()]
+
+    assert compute_bytes(Layout(both, (1, 1))) == [3, 10, 10]
+    assert compute_bytes(Layout(both, (1, 1), by_rows=True)) == [0, 7, 7]
+    assert compute_bytes(Layout(both, (1, 1), n_cpu_moe=1)) == [100, 7, 7]
+    assert compute_bytes(on_one(2)) == [0, 7]
+
+
 def test_rows_are_shared_by_the_split_and_the_cache_goes_by_layers() -> None:
     rows = Layout(("CUDA0", "CUDA1"), (3, 1), by_rows=True)
     assert lay(COSTS, rows) == {"RAM": 5_000, "CUDA0": 70_000 + 345 + 6, "CUDA1": 70_000 + 115}

@@ -76,6 +76,12 @@ def test_else_as_many_layers_as_fit_are_on_gpus() -> None:
     assert way(placed(spec(), CUDA0=350, CUDA1=240)) == (("CUDA0", "CUDA1"), (3, 2), 0)
 
 
+def test_one_layer_less_does_without_the_copies_of_gpus_that_work_in_turn() -> None:
+    costs = LayerCosts((100,) * 10, (10,) * 10, host_bytes=50, compute_bytes=20, gpu_pipeline_bytes=30)
+    assert way(placed(spec(costs), CUDA0=600, CUDA1=600)) == (("CUDA0", "CUDA1"), (5, 5), 0)
+    assert placed(spec(costs), CUDA0=590, CUDA1=590).n_gpu_layers == 9
+
+
 def test_layers_without_their_experts_are_what_is_left_to_put_on_a_small_gpu() -> None:
     found = placed(spec(MOE), CUDA0=20 + 110 + 30 * 4)
     assert (way(found), found.n_gpu_layers) == ((("CUDA0",), (5,), 9), 5)

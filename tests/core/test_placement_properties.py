@@ -37,6 +37,7 @@ def costs(draw: st.DrawFn) -> LayerCosts:
         layer_expert_bytes=experts if draw(st.booleans()) else (),
         gpu_compute_bytes=draw(size),
         gpu_host_compute_bytes=draw(st.integers(0, compute_bytes)),
+        gpu_pipeline_bytes=draw(st.sampled_from([0, 0, 12])),
         gpu_context_bytes=draw(st.integers(0, 10)),
     )
 
