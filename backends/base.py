@@ -182,6 +182,8 @@ class ProbedDevice:
     kind: str
     total_bytes: int
     free_bytes: int
+    pci: str = ""
+    """Its address on the PCI bus as the kernel writes it, 0000:03:00.0; empty where the engine does not say."""
 
 
 class ProbeError(Exception):

@@ -24,7 +24,7 @@ from swapd.core.spec import Room
 from swapd.estimate import Estimate
 from swapd.estimate import estimate as make_estimate
 from swapd.pool import catalog
-from swapd.pool.devices import Device, budgets, discover
+from swapd.pool.devices import Device, Machine, budgets, discover
 
 FILE_BACKEND = "llama_cpp"
 """What a bare GGUF file is measured for."""
@@ -59,7 +59,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Everything that is wrong with a configuration, including its models' files, before a daemon reads it."""
     backends = installed_backends()
     config = load(arguments.file, backends)
-    problems = verdicts(config, arguments.file.read_text(encoding="utf-8-sig"), backends, discover())
+    problems = verdicts(config, arguments.file.read_text(encoding="utf-8-sig"), backends, discover(backends))
     if problems:
         raise ConfigError(arguments.file, problems)
     count = len(config.models)
@@ -67,9 +67,9 @@ def check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def verdicts(config: Config, text: str, backends: dict[str, Backend], devices: Sequence[Device]) -> list[Problem]:
+def verdicts(config: Config, text: str, backends: dict[str, Backend], machine: Machine) -> list[Problem]:
     """What keeps each model from ever being served, with the line of the key that says so."""
-    room = Room.of_budgets(budgets(config.memory, devices))
+    room = Room.of_budgets(budgets(config.memory, machine))
     problems = []
     for model in config.models.values():
         entry = catalog.inspect(model, config, backends[model.backend], room.free_bytes)
@@ -86,9 +86,10 @@ def verdicts(config: Config, text: str, backends: dict[str, Backend], devices: S
 
 def estimate(arguments: argparse.Namespace) -> int:
     """A table per model. A file needs no configuration: it is measured with every setting's default."""
-    backends, devices = installed_backends(), discover()
+    backends = installed_backends()
+    machine = discover(backends)
     config = _configuration(arguments.config, arguments.models, backends)
-    room = Room.of_budgets(budgets(config.memory, devices))
+    room = Room.of_budgets(budgets(config.memory, machine))
     estimates, failed = [], False
     for name in arguments.models:
         model = _file_model(Path(name), backends) if is_file_name(name) else _configured_model(name, config)
@@ -166,9 +167,11 @@ def _print_estimate(one: Estimate) -> None:
 
 def devices(arguments: argparse.Namespace) -> int:
     """What this machine has."""
-    found = discover()
+    machine = discover(installed_backends())
+    for remark in machine.remarks:
+        complain(remark)
     if arguments.json:
-        print_json({"devices": found})
+        print_json({"devices": machine.devices})
         return 0
     columns = [
         Column("DEVICE"),
@@ -176,6 +179,10 @@ def devices(arguments: argparse.Namespace) -> int:
         Column("TOTAL", "right"),
         Column("FREE", "right"),
     ]
-    rows = [[one.name, one.description, size(one.total_bytes), size(one.free_bytes)] for one in found]
+    rows = [[one.name, _described(one), size(one.total_bytes), size(one.free_bytes)] for one in machine.devices]
     print_table(console(), columns, rows)
     return 0
+
+
+def _described(device: Device) -> str:
+    return device.description if device.shares is None else f"{device.description} (part of {device.shares})"

@@ -6,7 +6,7 @@ to say, what is placed where `room`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from swapd.core.departures import leave
 from swapd.core.effects import Answer, Effect, Sample, Tell
@@ -14,6 +14,7 @@ from swapd.core.events import DevicesChanged, MemorySampled
 from swapd.core.ledger import (
     LEAVING_STATES,
     LOADING_STATES,
+    SERVING_STATES,
     WATCH_EVERY_S,
     Ask,
     Departure,
@@ -46,40 +47,62 @@ def memory_sampled(ledger: Ledger, event: MemorySampled, now_s: float, _: list[E
     device = ledger.devices.get(event.device)
     if device is None:
         return
+    unexplained = _unexplained_bytes(ledger, device, event)
+    was_sampled = device.sampled_at_s is not None
     device.free_bytes, device.sampled_at_s, device.silent_since_s = event.free_bytes, now_s, None
-    _note_others(ledger, device, event)
-    _note_returned(ledger, event)
+    if device.spec.metered and was_sampled and unexplained is not None:
+        _note_accounted(ledger, event.device, unexplained - device.others_bytes)
+    else:
+        _note_returned(ledger, event)
+    ledger.note_release()
+    if unexplained is not None and not any(entry.device == event.device for entry in ledger.settling):
+        device.others_bytes = max(0, unexplained)
 
 
-def _note_others(ledger: Ledger, device: Device, event: MemorySampled) -> None:
-    """What is neither free nor swapd's. Bytes on their way back count as swapd's until they are seen back.
+def _unexplained_bytes(ledger: Ledger, device: Device, event: MemorySampled) -> int | None:
+    """What is neither free nor had by a worker that is there; None while that cannot be told.
 
-    A worker that has taken more than was reserved for it has what is over from others. Where the device does not
-    tell who has what, nothing is learned while a worker loads and has taken only a part.
+    A worker that has taken more than was reserved for it has what is over from others. A driver that does not name
+    one that has loaded names none (it counts processes outside a container), and then each is taken to have what was
+    reserved for it; nothing is known while one that is not named may have taken only a part.
     """
-    name = event.device
+    name, held = event.device, event.held_bytes or {}
     on_it = [worker for worker in ledger.workers.values() if worker.placement.device_bytes.get(name)]
-    if event.held_bytes is None and any(worker.state in LOADING_STATES for worker in on_it):
-        return
-    settling_bytes = sum(entry.size_bytes for entry in ledger.settling if entry.device == name)
-    ours_bytes = settling_bytes + sum(_held_bytes(ledger, worker, event) for worker in on_it)
-    device.others_bytes = max(0, device.spec.total_bytes - event.free_bytes - ours_bytes)
+    unnamed = [worker for worker in on_it if worker.id not in held]
+    tells = event.held_bytes is not None and not any(worker.state in SERVING_STATES for worker in unnamed)
+    if any(worker.state in LOADING_STATES for worker in unnamed) and not (tells and held):
+        return None
+    ours = sum(_held_bytes(ledger, worker, name, held if tells else None) for worker in on_it)
+    return device.spec.total_bytes - event.free_bytes - ours
 
 
-def _held_bytes(ledger: Ledger, worker: Worker, event: MemorySampled) -> int:
-    charged_bytes = worker.placement.device_bytes[event.device]
-    if event.held_bytes is None:
+def _held_bytes(ledger: Ledger, worker: Worker, name: str, held: Mapping[int, int] | None) -> int:
+    charged_bytes = worker.placement.device_bytes[name]
+    if held is None:
         return charged_bytes
     # What an integrated GPU holds for the worker is no part of the process as the kernel counts it.
     shared_bytes = sum(
-        worker.placement.device_bytes.get(name, 0)
-        for name, memory in shared_memories(device.spec for device in ledger.devices.values()).items()
-        if memory == event.device
+        worker.placement.device_bytes.get(gpu, 0)
+        for gpu, memory in shared_memories(device.spec for device in ledger.devices.values()).items()
+        if memory == name
     )
-    return min(charged_bytes, event.held_bytes.get(worker.id, 0) + shared_bytes)
+    return min(charged_bytes, held.get(worker.id, 0) + shared_bytes)
+
+
+def _note_accounted(ledger: Ledger, name: str, outstanding: int) -> None:
+    """Bytes are back when what is still out beyond the others' is accounted for by the rest, the largest last."""
+    waiting = sorted((entry for entry in ledger.settling if entry.device == name), key=lambda one: one.size_bytes)
+    rest = sum(entry.size_bytes for entry in waiting)
+    for entry in waiting:
+        rest -= entry.size_bytes
+        if outstanding > rest + (1 - RETURNED_SHARE) * entry.size_bytes:
+            rest += entry.size_bytes
+        else:
+            ledger.settling.remove(entry)
 
 
 def _note_returned(ledger: Ledger, event: MemorySampled) -> None:
+    """Without an account: bytes are back when so many more are free than before the process went."""
     kept: list[Settling] = []
     returned = 0
     for entry in ledger.settling:
@@ -95,7 +118,6 @@ def _note_returned(ledger: Ledger, event: MemorySampled) -> None:
         else:
             kept.append(Settling(entry.device, entry.size_bytes, before + returned, entry.until_s))
     ledger.settling = kept
-    ledger.note_release()
 
 
 def ask_samples(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
@@ -120,12 +142,12 @@ def _sample_at_s(ledger: Ledger, device: Device, now_s: float) -> float | None:
 def _sample_every_s(ledger: Ledger, device: Device, now_s: float) -> float | None:
     name = device.spec.name
     if any(entry.device == name for entry in ledger.settling):
-        return SAMPLE_EVERY_S
+        return SAMPLE_EVERY_S * device.slowness
     if not device.spec.metered or device.paused or ledger.closing:
         return None
     if any(needs_worker(ledger, model, now_s) and name in looks_at(ledger, model) for model in ledger.models.values()):
-        return WATCH_EVERY_S
-    return GUARD_EVERY_S if ledger.charged_bytes(name) else None
+        return WATCH_EVERY_S * device.slowness
+    return GUARD_EVERY_S if ledger.charged_bytes(name) and not device.spec.slow_meter else None
 
 
 def device_deadlines(ledger: Ledger, now_s: float) -> Iterator[float]:

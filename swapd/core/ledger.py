@@ -17,7 +17,11 @@ WATCH_EVERY_S = 2.0
 SAMPLE_PATIENCE_S = 3.0
 """How long a load waits for a device to answer."""
 
+SLOW_METER = 5
+"""How many times as long both are with a device whose meter is costly."""
+
 LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
+SERVING_STATES = frozenset({WorkerState.READY, WorkerState.DRAINING})
 LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
 
 
@@ -161,9 +165,13 @@ class Device:
         """Whether its sample is good enough to load something by. One that does not answer is not waited for."""
         if not self.spec.metered or self.paused:
             return True
-        if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S:
+        if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S * self.slowness:
             return True
-        return self.sampled_at_s is not None and now_s - self.sampled_at_s <= WATCH_EVERY_S
+        return self.sampled_at_s is not None and now_s - self.sampled_at_s <= WATCH_EVERY_S * self.slowness
+
+    @property
+    def slowness(self) -> int:
+        return SLOW_METER if self.spec.slow_meter else 1
 
     @property
     def within_others_bytes(self) -> int:
@@ -312,8 +320,9 @@ class Ledger:
         for worker in self.workers.values():
             assert worker.state is not WorkerState.GONE, f"worker {worker.id} is gone but listed"
             assert len(worker.running) <= worker.spec.slots, f"worker {worker.id} runs more than its slots"
-            serving = worker.state in (WorkerState.READY, WorkerState.DRAINING)
-            assert serving or not worker.running, f"worker {worker.id} is {worker.state.value} and serves"
+            assert worker.state in SERVING_STATES or not worker.running, (
+                f"worker {worker.id} is {worker.state.value} and serves"
+            )
             assert (worker.state in LEAVING_STATES) == (worker.departure is not None), f"worker {worker.id}"
             for name in worker.placement.device_bytes:
                 assert name in self.devices, f"worker {worker.id} holds bytes on {name}, which is unknown"

@@ -27,6 +27,8 @@ class DeviceSpec:
     """To be left free on it beside what swapd and others take."""
     metered: bool = False
     """Whether its free memory can be read. It is then read before anything is loaded, and what others hold counts."""
+    slow_meter: bool = False
+    """Whether reading it is costly: then it is not read while workers merely sit on it, and less often otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ ENDPOINTS: Mapping[Ability, str] = {
 }
 """Where each ability is asked for."""
 
+_HIDING_VARIABLES = frozenset((
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK",
+))  # fmt: skip
+"""They change which GPU a name stands for."""
+
 FilesSeen = tuple[tuple[str, int, int, int, int], ...] | None
 """Path, device, inode, size and modification time of each file; None while one is missing."""
 
@@ -201,6 +207,12 @@ def _impossible_wishes(model: Model, inspection: Inspection, known: set[str]) ->
     gpus = inspection.devices or tuple(known - {RAM})
     if not gpus:
         return None  # llama.cpp's way, too: without a GPU it is no matter how GPUs should be used
+    hidden = sorted(_HIDING_VARIABLES & model.env.keys())
+    if hidden:
+        return (
+            f"model {model.id!r} sets {', '.join(hidden)} in env: its worker would count GPUs otherwise than swapd. "
+            "Name the ones it may use in devices, or set the variable for swapd itself"
+        )
     if len(inspection.tensor_split) > len(gpus):
         return f"model {model.id!r} has {len(inspection.tensor_split)} shares in tensor_split; {has}"
     if inspection.tensor_split and not any(inspection.tensor_split):

@@ -67,13 +67,13 @@ class Pool:
     def __init__(
         self,
         backends: Mapping[str, Backend],
-        machine: Sequence[devices.Device],
+        machine: devices.Machine,
         runtime_dir: Path,
         listener: Listener,
         version: str,
     ) -> None:
         self._backends = backends
-        self._machine = tuple(machine)
+        self._machine = machine
         self._runtime_dir = runtime_dir
         self._listener = listener
         self._version = version
@@ -82,12 +82,13 @@ class Pool:
         self._inbox: asyncio.Queue[ev.Event | _Job] = asyncio.Queue()
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
-        self._entries = Entries(backends, [device.name for device in machine], self._do, self._own)
+        self._entries = Entries(backends, [device.name for device in machine.devices], self._do, self._own)
         self._config_error: str | None = None
         self._config_loaded_s = self._loop.time()
         self._workers: dict[int, WorkerProcess] = {}
         self._outputs: dict[str, Ring[str]] = {}
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
+        self._sampling: set[str] = set()
         self._measured: dict[str, dict[str, int]] = {}
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._answers: dict[str, asyncio.Future[None]] = {}
@@ -165,7 +166,7 @@ class Pool:
             case ef.Stop(worker_id, grace_s):
                 self._workers[worker_id].stop(grace_s)
             case ef.Sample(device):
-                self._own(self._sample(device), f"sample {device}")
+                self._own(self.sample(device), f"sample {device}")
             case ef.SetTimer(at_s):
                 self._set_timer(at_s)
             case ef.Tell(kind, model_id, message):
@@ -184,10 +185,21 @@ class Pool:
             self._timer.cancel()
         self._timer = None if at_s is None else self._loop.call_at(at_s, self.post, ev.TimerFired())
 
-    async def _sample(self, device: str) -> None:
-        free_bytes = await asyncio.to_thread(devices.free_bytes, device)
-        if free_bytes is not None:
-            self.post(ev.MemorySampled(device, free_bytes))
+    async def sample(self, device: str) -> None:
+        """Read a device's meter and post what it shows. While it has not answered, it is not asked again."""
+        meter = self._machine.meters.get(device)
+        if meter is None or device in self._sampling:
+            return
+        self._sampling.add(device)
+        workers = {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
+        try:
+            reading = await asyncio.to_thread(meter.read, tuple(workers))
+        finally:
+            self._sampling.discard(device)
+        if reading is not None:
+            held = reading.held_bytes
+            by_worker = None if held is None else {workers[pid]: size for pid, size in held.items()}
+            self.post(ev.MemorySampled(device, reading.free_bytes, by_worker))
 
     async def heartbeat(self) -> None:
         """Return once the loop has taken an event that was posted now: proof that scheduling moves."""
@@ -362,7 +374,7 @@ class Pool:
             self._ledger,
             self._entries.by_id,
             {worker_id: WorkerFacts(worker.pid, worker.load_progress) for worker_id, worker in self._workers.items()},
-            {device.name: devices.free_bytes(device.name) or 0 for device in self._machine},
+            self._machine.free_now(),
             self._measured,
             ConfigStatus(
                 path=None if self.config().path is None else str(self.config().path),

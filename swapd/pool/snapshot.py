@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from swapd.core.ledger import Device as LedgerDevice
 from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
 from swapd.core.room import why_waiting
+from swapd.core.spec import RAM
 from swapd.pool.catalog import Entry, modalities
+from swapd.pool.devices import Device
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -51,7 +54,7 @@ def snapshot(
     ledger: Ledger,
     entries: Mapping[str, Entry],
     facts: Mapping[int, WorkerFacts],
-    free_bytes: Mapping[str, int],
+    machine: Mapping[str, Device],
     measured_bytes: Mapping[str, Mapping[str, int]],
     config: ConfigStatus,
     now_s: float,
@@ -66,7 +69,8 @@ def snapshot(
                 total_bytes=device.spec.total_bytes,
                 budget_bytes=device.spec.budget_bytes,
                 reserved_bytes=ledger.charged_bytes(name),
-                free_bytes=free_bytes.get(name, 0),
+                free_bytes=_free_bytes(device, machine.get(name)),
+                description=machine[name].description if name in machine else "",
                 others_bytes=device.others_bytes,
                 paused=device.paused,
                 shares=device.spec.shares,
@@ -88,6 +92,13 @@ def snapshot(
         ),
         version=version,
     )
+
+
+def _free_bytes(device: LedgerDevice, found: Device | None) -> int:
+    """RAM as it is now, a GPU as it was last read: it is not woken for a glance at it."""
+    if device.free_bytes is not None and device.spec.name != RAM:
+        return device.free_bytes
+    return found.free_bytes if found is not None else 0
 
 
 def model_status(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from support.simulation import MIB, gpu, metered, ram
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import events as ev
-from swapd.core.devices import GUARD_EVERY_S
+from swapd.core.devices import GUARD_EVERY_S, SETTLE_S
 from swapd.core.effects import Launch, Reject, Sample, Stop, Tell
 from swapd.core.ledger import SAMPLE_PATIENCE_S, WATCH_EVERY_S
 from swapd.core.room import why_waiting
@@ -228,3 +230,82 @@ def test_a_budget_by_size_counts_what_others_hold_only_where_it_must() -> None:
     assert stepper.ledger.devices["CUDA0"].limit_bytes == 500 * MIB
     stepper.arrive("2", "y")
     assert stepper.states() == {"x": ["launching"]}
+
+
+def gone(stepper: Stepper, model_id: str) -> list:
+    """The model's worker ends without having been seen with its memory."""
+    return stepper.exit(model_id, detail="it broke")
+
+
+def test_a_load_that_failed_between_two_samples_leaves_nothing_to_wait_for() -> None:
+    """Compared with the time before, no more is free than was; but what others hold is known."""
+    stepper = machine(gpu_model("x", 800), gpu_model("y", 800))
+    stepper.arrive("1", "x")
+    sampled(stepper, 900)
+    stepper.post(ev.WorkerStarted(stepper.worker("x").id))
+    gone(stepper, "x")
+    assert stepper.ledger.charged_bytes("CUDA0") == 800 * MIB
+    sampled(stepper, 150, {})
+    assert stepper.ledger.charged_bytes("CUDA0") == 800 * MIB, "most of it is still out"
+    sampled(stepper, 900, {})
+    assert stepper.ledger.charged_bytes("CUDA0") == 0
+    assert stepper.ledger.devices["CUDA0"].others_bytes == 100 * MIB
+
+
+def test_of_several_on_their_way_back_the_largest_is_waited_for_longest() -> None:
+    models = [gpu_model("x", 500), gpu_model("y", 200), gpu_model("z", 200)]
+    stepper = machine(*models)
+    loaded(stepper, "x", 1000)
+    for name in ("y", "z"):
+        stepper.load(name)
+    for name in "xyz":
+        gone(stepper, name)
+    sampled(stepper, 500, {})
+    assert [entry.size_bytes // MIB for entry in stepper.ledger.settling] == [500]
+    sampled(stepper, 890, {})
+    assert stepper.ledger.settling == []
+
+
+def test_a_worker_that_loads_meanwhile_is_not_taken_for_memory_that_came_back() -> None:
+    stepper = machine(gpu_model("x", 500), gpu_model("y", 400))
+    loaded(stepper, "x", 1000)
+    stepper.load("y")
+    gone(stepper, "x")
+    stepper.arrive("1", "y")
+    sampled(stepper, 100)
+    assert stepper.ledger.charged_bytes("CUDA0") == 900 * MIB
+
+
+def test_memory_that_others_take_as_it_comes_back_is_waited_for_in_vain() -> None:
+    stepper = machine(gpu_model("x", 800))
+    loaded(stepper, "x", 1000)
+    gone(stepper, "x")
+    sampled(stepper, 400, {})
+    assert stepper.ledger.charged_bytes("CUDA0") == 800 * MIB
+    stepper.wait(SETTLE_S)
+    sampled(stepper, 400, {})
+    assert stepper.ledger.charged_bytes("CUDA0") == 0
+    assert stepper.ledger.devices["CUDA0"].others_bytes == 600 * MIB
+
+
+def test_a_driver_that_counts_processes_outside_a_container_names_none() -> None:
+    """Then each worker is taken to have what was reserved for it, and is not counted as others as well."""
+    stepper = machine(gpu_model("x", 400))
+    loaded(stepper, "x", 1000)
+    sampled(stepper, 500, {})
+    assert stepper.ledger.devices["CUDA0"].others_bytes == 100 * MIB
+
+
+def test_a_costly_meter_is_read_before_a_load_and_not_while_workers_merely_sit_there() -> None:
+    spec = replace(metered("SYCL0", 1000), slow_meter=True)
+    stepper = Stepper([spec, ram(1000)], gpu_model("x", 400), gpu_model("y", 400))
+    assert only(Sample, stepper.arrive("1", "x")) == [Sample("SYCL0")]
+    stepper.post(ev.MemorySampled("SYCL0", 1000 * MIB))
+    stepper.ready("x")
+    stepper.wait(WATCH_EVERY_S + 1.0)
+    effects = stepper.arrive("2", "y")
+    assert len(only(Launch, effects)) == 1, "a sample is good for longer"
+    stepper.ready("y")
+    stepper.finish("1")
+    stepper.finish("2")
+    assert only(Sample, stepper.wait(600.0)) == []

@@ -57,6 +57,16 @@ def test_gpus_that_are_not_there_are_a_verdict_that_names_what_is(
     assert verdict in spec.verdict
 
 
+def test_a_variable_that_gives_gpus_other_names_in_the_worker_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "tiny.gguf", Shape())
+    settings = LlamaCppSettings(path=tmp_path / "tiny.gguf")
+    model = Model(id="m", settings=settings, env={"CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2"})
+    verdict = inspect(model, Config(), LlamaCppBackend(), TWO_GPUS).spec.verdict
+    assert verdict is not None
+    assert "sets CUDA_VISIBLE_DEVICES in env" in verdict
+    assert inspect(model, Config(), LlamaCppBackend(), ("RAM",)).spec.verdict is None
+
+
 def test_without_any_gpu_it_does_not_matter_how_they_should_be_used(tmp_path: Path) -> None:
     entry = inspected(tmp_path, ("RAM",), tensor_split=(1.0, 1.0), main_gpu=3)
     assert entry.spec.verdict is None

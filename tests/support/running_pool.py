@@ -14,11 +14,13 @@ from support.scripted_backend import ScriptedBackend, ScriptedSettings
 
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
-from swapd.pool.devices import Device
+from swapd.pool.devices import Device, Machine
 from swapd.pool.lease import Lease, Ticket
 from swapd.pool.pool import Pool
 
 MIB = 1024 * 1024
+HOST = Device(RAM, "host memory", 8192 * MIB, 8192 * MIB)
+HOST_ONLY = Machine((HOST,))
 
 
 @dataclass
@@ -65,7 +67,7 @@ def config(
 ) -> Config:
     return Config(
         server=Server(drain_s=drain_s),
-        memory=Memory(budget={RAM: Budget(size_bytes=budget_mib * MIB)}),
+        memory=Memory(budget={RAM: Budget(size_bytes=budget_mib * MIB)}, reserve_bytes=0),
         queue=Queue(max_waiting=max_waiting),
         turns=Turns(turn_s=turn_s),
         models={model.id: model for model in models},
@@ -73,10 +75,11 @@ def config(
 
 
 @asynccontextmanager
-async def running_pool(runtime_dir: Path, configuration: Config) -> AsyncIterator[tuple[Pool, Counts]]:
+async def running_pool(
+    runtime_dir: Path, configuration: Config, machine: Machine = HOST_ONLY
+) -> AsyncIterator[tuple[Pool, Counts]]:
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
-    machine = (Device(RAM, "host memory", 8192 * MIB, 8192 * MIB),)
     pool = Pool({"scripted": ScriptedBackend()}, machine, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:

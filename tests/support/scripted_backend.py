@@ -32,9 +32,14 @@ class ScriptedSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     path: Path
     memory_mib: int = 100
     n_parallel: int = 4
+    layers: int = 1
+    gpu: bool = False
+    """Whether layers may be on GPUs; each is an equal part of the memory."""
+    gpu_room_layers: int = -1
+    """With more layers than this on GPUs the worker runs out of memory; -1 never does."""
     load_s: float = 0.0
     failure: str = ""
-    """exit, invalid, segv, hang or nonsense."""
+    """exit, invalid, segv, kill, hang or nonsense."""
     fail_while_exists: str = ""
     """The failure happens only while this file exists."""
     ignore_sigterm: bool = False
@@ -55,8 +60,10 @@ class ScriptedBackend:
         if not text.startswith("model"):
             raise InvalidModelError(f"{settings.path}: this is no model file")
         size_bytes = settings.memory_mib * MIB
-        footprint = Footprint((size_bytes // 2,), (size_bytes - size_bytes // 2,), 0, 0, 0, 0)
-        return Inspection(footprint, settings.n_parallel, Capabilities(), n_ctx=4096, n_gpu_layers=0)
+        layer = size_bytes // settings.layers
+        footprint = Footprint((layer // 2,) * settings.layers, (layer - layer // 2,) * settings.layers, 0, 0, 0, 0)
+        n_gpu_layers = None if settings.gpu else 0
+        return Inspection(footprint, settings.n_parallel, Capabilities(), n_ctx=4096, n_gpu_layers=n_gpu_layers)
 
     def files(self, settings: ScriptedSettings) -> tuple[Path, ...]:
         return (settings.path,)
@@ -72,6 +79,8 @@ class ScriptedBackend:
             str(order.control_fd),
             "--settings",
             msgspec.json.encode(settings, enc_hook=encode_path).decode(),
+            "--offload",
+            msgspec.json.encode(order.offload).decode(),
         ]
         if order.portable:
             argv.append("--portable")

@@ -122,6 +122,12 @@ def load(script: Script) -> None:
     time.sleep(float(settings.get("load_s", 0.0)))  # type: ignore[arg-type]
     script.say(type="loading", progress=0.5)
     script.say(type="warming_up")
+    room = int(settings.get("gpu_room_layers", -1))  # type: ignore[call-overload]
+    if 0 <= room < settings["_offload"]["n_gpu_layers"]:  # type: ignore[index]
+        print("alloc_tensor_range: failed to allocate CUDA0 buffer of size 1073741824", file=sys.stderr, flush=True)
+        os._exit(1)
+    if failure == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if failure == "exit":
         print("the scripted loader gives up: out of imaginary memory", file=sys.stderr, flush=True)
         os._exit(3)
@@ -149,12 +155,14 @@ def main() -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--settings", required=True)
+    parser.add_argument("--offload", required=True)
     parser.add_argument("--portable", action="store_true")
     arguments = parser.parse_args()
     die_with_the_parent()
     control = socket.socket(fileno=arguments.control_fd)
     settings = json.loads(arguments.settings)
     settings["_portable"] = arguments.portable
+    settings["_offload"] = json.loads(arguments.offload)
     threading.Thread(target=die_with_the_daemon, args=(control,), daemon=True).start()
     script = Script(control, settings)
     load(script)

@@ -1,0 +1,131 @@
+"""The pool with a metered GPU and real processes: read before a load, watched, and loads that run out of memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.machines import ScriptedMeter
+from support.running_pool import HOST, MIB, ask, config, running_pool, scripted, ticket
+
+from swapd.errors import LoadFailedError
+from swapd.pool.devices import Device, Machine
+from swapd.pool.pool import Pool
+from swapd.pool.status import DeviceStatus, ModelStatus
+
+
+def machine(meter: ScriptedMeter) -> Machine:
+    return Machine((Device("CUDA0", "a GPU", 1000 * MIB, 1000 * MIB), HOST), {"CUDA0": meter})
+
+
+def model_of(pool: Pool, model_id: str) -> ModelStatus:
+    return next(model for model in pool.status().models if model.id == model_id)
+
+
+def gpu_of(pool: Pool) -> DeviceStatus:
+    return next(device for device in pool.status().devices if device.name == "CUDA0")
+
+
+async def one_request(pool: Pool, model_id: str) -> None:
+    async with pool.lease(ticket(model_id)) as lease:
+        assert await ask(lease)
+
+
+async def until(pool: Pool, holds: Callable[[], bool]) -> None:
+    """Let the pool's loop turn until something holds."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await pool.heartbeat()
+
+
+async def test_a_gpu_is_read_before_a_load_and_the_worker_is_told_its_layers(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=900)
+    model = scripted(tmp_path, "a", memory_mib=400, layers=4, gpu=True)
+    async with running_pool(tmp_path, config(model), machine(meter)) as (pool, _):
+        assert meter.readings == 0, "nobody has asked for it yet"
+        await one_request(pool, "a")
+        assert meter.readings >= 1
+        (worker,) = model_of(pool, "a").workers
+        assert worker.reserved_bytes == {"CUDA0": 400 * MIB, "RAM": 0}
+        assert worker.placement == "all layers on CUDA0, CUDA0 400 MiB"
+        assert gpu_of(pool).free_bytes == 900 * MIB
+        assert gpu_of(pool).others_bytes == 100 * MIB
+
+
+async def test_what_a_worker_holds_is_told_apart_from_what_others_hold(tmp_path: Path) -> None:
+    """It was reserved 400 MiB and takes 450: what is over is as lost as the 50 that others have."""
+    meter = ScriptedMeter(free_mib=950, each_mib=450, tells_who=True)
+    models = [scripted(tmp_path, name, memory_mib=400, gpu=True) for name in ("a", "b")]
+    async with running_pool(tmp_path, config(*models), machine(meter)) as (pool, _):
+        await one_request(pool, "a")
+        await pool.sample("CUDA0")
+        await pool.heartbeat()
+        assert gpu_of(pool).free_bytes == 500 * MIB
+        assert gpu_of(pool).others_bytes == 100 * MIB
+        await one_request(pool, "b")
+        assert {model_of(pool, name).state for name in "ab"} == {"ready"}
+
+
+async def test_a_load_that_runs_out_of_gpu_memory_is_retried_with_fewer_layers(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=700)
+    model = scripted(tmp_path, "a", memory_mib=800, layers=8, gpu=True, gpu_room_layers=7)
+    async with running_pool(tmp_path, config(model, budget_mib=2000), machine(meter)) as (pool, counts):
+        await one_request(pool, "a")
+        assert counts.loads == [("a", "out_of_memory"), ("a", "ready")]
+        (worker,) = model_of(pool, "a").workers
+        assert worker.placement.startswith("the last 7 of 8 layers")
+        assert worker.reserved_bytes == {"CUDA0": 700 * MIB, "RAM": 100 * MIB}
+
+
+async def test_one_that_runs_out_twice_is_answered_with_the_sum(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=700)
+    model = scripted(tmp_path, "a", memory_mib=800, layers=8, gpu=True, gpu_room_layers=0)
+    async with running_pool(tmp_path, config(model, budget_mib=2000), machine(meter)) as (pool, counts):
+        with pytest.raises(LoadFailedError, match="700 MiB were reserved for it on CUDA0, which showed 1,000 MiB free"):
+            await one_request(pool, "a")
+        assert counts.loads == [("a", "out_of_memory"), ("a", "out_of_memory")]
+
+
+async def test_a_killed_load_without_a_lower_placement_is_answered_with_the_sum(tmp_path: Path) -> None:
+    model = scripted(tmp_path, "a", memory_mib=100, failure="kill")
+    async with running_pool(tmp_path, config(model)) as (pool, counts):
+        with pytest.raises(LoadFailedError, match="100 MiB were reserved for it on RAM, and no placement takes less"):
+            await one_request(pool, "a")
+        assert counts.loads == [("a", "out_of_memory")]
+
+
+async def test_a_model_waits_for_memory_that_others_hold_and_status_says_so(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=100)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
+    async with running_pool(tmp_path, config(model, budget_mib=10), machine(meter)) as (pool, _):
+        waiting = asyncio.create_task(one_request(pool, "a"))
+        await until(pool, lambda: model_of(pool, "a").waits is not None and meter.readings > 0)
+        await until(pool, lambda: gpu_of(pool).others_bytes > 0)
+        assert model_of(pool, "a").waits == "waits for memory that other programs hold: CUDA0 900 MiB"
+        meter.free_mib = 1000
+        await waiting
+
+
+async def test_a_meter_that_gives_no_answer_does_not_keep_a_model_out(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=None)
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a", gpu=True)), machine(meter)) as (pool, counts):
+        await one_request(pool, "a")
+        assert counts.loads == [("a", "ready")]
+
+
+async def test_a_gpu_handed_over_is_empty_once_its_memory_is_seen_back(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=400)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
+    async with running_pool(tmp_path, config(model), machine(meter)) as (pool, _):
+        await one_request(pool, "a")
+        await pool.sample("CUDA0")
+        pausing = asyncio.create_task(pool.pause("CUDA0"))
+        # The process will be gone and the driver still count its memory.
+        meter.free_mib, meter.each_mib = 600, 0
+        await until(pool, lambda: not model_of(pool, "a").workers)
+        assert gpu_of(pool).reserved_bytes == 400 * MIB
+        assert not pausing.done()
+        meter.free_mib = 1000
+        assert (await pausing).reserved_bytes == 0
