@@ -35,6 +35,8 @@ _KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
 """enum ggml_backend_dev_type."""
 _LAYER = re.compile(r"load_tensors: layer +(\d+) assigned to device (\S+?),")
 _COMPUTE = re.compile(r"reserve: +(\S+) compute buffer size = +([\d.]+) MiB")
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
+"""Other devices have ids of other kinds, Metal's a number."""
 _HOST = re.compile(r"^CPU|_Host$|^RAM$")
 
 
@@ -57,29 +59,45 @@ def main(argv: Sequence[str]) -> Answer:
     return probe_model(settings, offload)
 
 
+class _DeviceProps(ctypes.Structure):
+    """`ggml_backend_dev_props` of ggml-backend.h. What may be added at its end has room to be written to."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", ctypes.c_bool * 64),
+    )
+
+
 def list_devices() -> DevicesAnswer:
     """Every device of this build, the CPU too."""
     from llama_cpp._ggml import libggml
 
     libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        getattr(libggml, name).restype = ctypes.c_char_p
     found = []
     for index in range(libggml.ggml_backend_dev_count()):
+        props = _DeviceProps()
         device = ctypes.c_void_p(libggml.ggml_backend_dev_get(ctypes.c_size_t(index)))
-        free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
-        libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        kind = libggml.ggml_backend_dev_type(device)
+        libggml.ggml_backend_dev_get_props(device, ctypes.byref(props))
         found.append(
             ProbedDevice(
-                name=libggml.ggml_backend_dev_name(device).decode("utf-8", "replace"),
-                description=libggml.ggml_backend_dev_description(device).decode("utf-8", "replace"),
-                kind=_KINDS[kind] if 0 <= kind < len(_KINDS) else "other",
-                total_bytes=total.value,
-                free_bytes=free.value,
+                name=_decoded(props.name),
+                description=_decoded(props.description),
+                kind=_KINDS[props.type] if 0 <= props.type < len(_KINDS) else "other",
+                total_bytes=props.memory_total,
+                free_bytes=props.memory_free,
+                pci=address if _PCI.fullmatch(address := _decoded(props.device_id).lower()) else "",
             )
         )
     return DevicesAnswer(tuple(found))
+
+
+def _decoded(text: bytes | None) -> str:
+    return (text or b"").decode("utf-8", "replace")
 
 
 def probe_model(settings: LlamaCppSettings, offload: Offload) -> ModelAnswer | FailureAnswer:

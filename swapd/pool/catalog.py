@@ -94,6 +94,7 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
         layer_expert_bytes=footprint.layer_expert_bytes,
         gpu_compute_bytes=footprint.gpu_compute_bytes,
         gpu_host_compute_bytes=footprint.gpu_host_compute_bytes,
+        gpu_pipeline_bytes=footprint.gpu_pipeline_bytes,
         gpu_context_bytes=footprint.gpu_context_bytes,
     )
 
