@@ -138,9 +138,9 @@ def projector_device(settings: LlamaCppSettings, offload: Offload) -> tuple[bool
 
     It lies with the output layer, which llama.cpp puts on the last device.
     """
-    if not settings.mmproj_offload or _n_gpu_layers(settings, offload) == 0:
+    if not settings.mmproj_offload or offload.n_gpu_layers == 0:
         return False, None
-    devices = _devices(offload.devices or settings.devices, _n_gpu_layers(settings, offload))
+    devices = _devices(offload.devices, offload.n_gpu_layers)
     return True, None if devices is None else devices[len(devices) - 2]
 
 
