@@ -112,6 +112,8 @@ class Inspection:
     """The GPU the settings name, counted among those allowed; None leaves it to placement."""
     n_cpu_moe: int | None = 0
     """Blocks, from the first, whose experts the settings keep in RAM; None leaves it to placement."""
+    maps_weights: bool = False
+    """Weights in RAM are pages of the mapped file, none of them copied for faster kernels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from swapd.http.server import make_app
 from swapd.observe import logs
 from swapd.observe.metrics import Metrics
 from swapd.pool.devices import Machine, discover
+from swapd.pool.learned import FILE_NAME, Store
 from swapd.pool.pool import Pool
 from swapd.pool.status import Status
 from swapd.system import activation, directories, lock
@@ -63,12 +64,14 @@ def run(config: Config, backends: Mapping[str, Backend] | None = None, *, lifeli
             held.enter_context(lock.hold(directory, os.getpid()))
         sockets_dir = held.enter_context(_sockets_dir(runtime_dir))
         known = installed_backends() if backends is None else backends
+        store = Store.opened(state_dir / FILE_NAME)
+        held.callback(store.close)
         machine = discover(known)
         for remark in machine.remarks:
             log.warning(remark)
 
         async def main() -> int:
-            return await _Daemon(config, known, machine, sockets_dir, lifeline_fd).main()
+            return await _Daemon(config, known, machine, store, sockets_dir, lifeline_fd).main()
 
         try:
             return asyncio.run(main())
@@ -102,6 +105,7 @@ class _Daemon:
         config: Config,
         backends: Mapping[str, Backend],
         machine: Machine,
+        store: Store,
         sockets_dir: Path,
         lifeline_fd: int | None,
     ) -> None:
@@ -112,7 +116,7 @@ class _Daemon:
         self._notifier = Notifier.take_from(os.environ)
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
-        self._pool = Pool(backends, machine, sockets_dir, self._metrics, __version__)
+        self._pool = Pool(backends, machine, store, sockets_dir, self._metrics, __version__)
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
 

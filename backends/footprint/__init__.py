@@ -12,13 +12,14 @@ from backends.footprint.cache import kv_layers
 from backends.footprint.compute import compute_buffers
 from backends.footprint.layers import Dimensions, dimensions
 from backends.footprint.plan import ContextPlan, padded_context, reserved_tokens
-from backends.footprint.weights import Weights, is_host_tensor, layer_of, weights
+from backends.footprint.weights import Weights, are_mapped, is_host_tensor, layer_of, weights
 from backends.gguf import GgufHeader
 
 __all__ = [
     "ContextPlan",
     "Dimensions",
     "Weights",
+    "are_mapped",
     "compute_buffers",
     "dimensions",
     "footprint",

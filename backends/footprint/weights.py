@@ -79,6 +79,12 @@ def weights(header: GgufHeader, dims: Dimensions, plan: ContextPlan) -> Weights:
     return Weights(tuple(layers), found, host, tied.size_bytes)
 
 
+def are_mapped(header: GgufHeader, plan: ContextPlan) -> bool:
+    """Whether weights in RAM are pages of the mapped file and nothing else: none of them is repacked."""
+    repacked = plan.use_extra_bufts and any(tensor.type.name in _REPACKED_TYPES for tensor in header.tensors)
+    return plan.use_mmap and not repacked
+
+
 def is_host_tensor(name: str) -> bool:
     """Whether a tensor stays in RAM wherever the layers go."""
     return name in _HOST_TENSORS

@@ -29,7 +29,7 @@ from backends.base import (
     Settings,
     encode_path,
 )
-from backends.footprint import ContextPlan, Dimensions, dimensions, footprint, reserved_tokens
+from backends.footprint import ContextPlan, Dimensions, are_mapped, dimensions, footprint, reserved_tokens
 from backends.gguf import GgufHeader, shard_paths
 from backends.gguf_cache import HeaderCache
 from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
@@ -101,6 +101,7 @@ class LlamaCppBackend:
             split_mode=settings.split_mode,
             main_gpu=None if settings.main_gpu == "auto" else settings.main_gpu,
             n_cpu_moe=None if settings.n_cpu_moe == "auto" else settings.n_cpu_moe,
+            maps_weights=are_mapped(header, plan),
         )
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:

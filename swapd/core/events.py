@@ -18,6 +18,8 @@ class ExitKind(Enum):
     """The worker found that the file can never be loaded."""
     OUT_OF_MEMORY = "out_of_memory"
     """An allocation failed, or the kernel killed it for want of memory."""
+    UNDERESTIMATED = "underestimated"
+    """It was not started: a probe found that it would take more than was reserved. Its model's costs are corrected."""
     CPU_FAULT = "cpu_fault"
     """SIGSEGV or SIGILL before it was ready: perhaps an instruction this CPU only claims to have."""
 

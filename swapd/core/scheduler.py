@@ -12,7 +12,17 @@ from swapd.core import events as ev
 from swapd.core import fairness
 from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all, run_out
 from swapd.core.devices import devices_changed, memory_sampled, pause, resume, take_out
-from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportDeparture, ReportLoad, Tell
+from swapd.core.effects import (
+    Answer,
+    Effect,
+    Refusal,
+    RefusalKind,
+    Reject,
+    ReportDeparture,
+    ReportLoad,
+    Sample,
+    Tell,
+)
 from swapd.core.ledger import (
     LEAVING_STATES,
     LOADING_STATES,
@@ -124,6 +134,8 @@ def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: 
     load_s = now_s - worker.launched_at_s
     effects.append(ReportLoad(worker.model_id, "ready", load_s))
     effects.append(Tell("loaded", worker.model_id, f"{worker.model_id!r} is ready after {load_s:.2f} s"))
+    # What it took can be seen now.
+    effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.metered]
     # A worker whose model was changed or removed meanwhile has been told to leave: it is not READY.
     model = ledger.models[worker.model_id]
     model.load_s, model.last_error, model.retry_at_s = load_s, None, None
@@ -139,7 +151,9 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
     cut_running(ledger, worker, now_s)
     take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
     model = ledger.models.get(worker.model_id)
-    if state in LOADING_STATES:
+    if event.kind is ev.ExitKind.UNDERESTIMATED:
+        effects.append(Tell("estimate_corrected", worker.model_id, event.detail))
+    elif state in LOADING_STATES:
         outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
         effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
         if model is not None:

@@ -136,6 +136,7 @@ class _Snapshot(Collector):
             memory.add_metric((device.name, "budget"), device.budget_bytes)
             memory.add_metric((device.name, "reserved"), device.reserved_bytes)
             memory.add_metric((device.name, "free"), device.free_bytes)
+            memory.add_metric((device.name, "others"), device.others_bytes)
         yield memory
 
 

@@ -7,7 +7,7 @@ read files and are called in a thread; none of them holds state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -16,6 +16,7 @@ from swapd.config.schema import Config, Model
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, SplitMode
 from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
 from swapd.pool.lease import Ability, Sense
+from swapd.pool.measure import Surplus, corrected
 
 ENDPOINTS: Mapping[Ability, str] = {
     "chat": "/v1/chat/completions",
@@ -44,10 +45,22 @@ class Entry:
     inspection: Inspection | None
     """None when the file cannot be used; `spec.verdict` then says why."""
     spec: ModelSpec
+    """Its costs are corrected by what was learned of the model."""
+    formula: LayerCosts | None = None
+    """The costs as they are worked out from the file and the settings alone."""
 
 
-def inspect(model: Model, config: Config, backend: Backend, device_names: Iterable[str]) -> Entry:
-    """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict."""
+def inspect(
+    model: Model,
+    config: Config,
+    backend: Backend,
+    device_names: Iterable[str],
+    surplus_of: Callable[[str], Surplus] = lambda _: Surplus(),
+) -> Entry:
+    """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict.
+
+    `surplus_of` gives what was learned of a model, by the key of its workers.
+    """
     identity: FilesSeen = None
     inspection: Inspection | None = None
     verdict: str | None = None
@@ -59,7 +72,16 @@ def inspect(model: Model, config: Config, backend: Backend, device_names: Iterab
         verdict = f"model {model.id!r} cannot be loaded: {error}"
     if verdict is not None:
         return Entry(model, identity, inspection, _spec(model, config, backend, identity, None, verdict))
-    return Entry(model, identity, inspection, _spec(model, config, backend, identity, inspection, None))
+    spec = _spec(model, config, backend, identity, inspection, None)
+    entry = Entry(model, identity, inspection, spec, formula=spec.costs)
+    return with_surplus(entry, surplus_of(spec.launch_key))
+
+
+def with_surplus(entry: Entry, surplus: Surplus) -> Entry:
+    """The entry with another correction of its costs."""
+    if entry.formula is None:
+        return entry
+    return replace(entry, spec=replace(entry.spec, costs=corrected(entry.formula, surplus)))
 
 
 def file_identity(backend: Backend, model: Model) -> FilesSeen:

@@ -14,10 +14,11 @@ from typing import Any
 import structlog
 
 from backends.base import Backend
-from swapd.config.schema import Config
+from swapd.config.schema import Config, Model
 from swapd.core.events import Event, ModelsChanged
 from swapd.errors import ShuttingDownError
 from swapd.pool import catalog
+from swapd.pool.measure import Surplus
 
 log = structlog.get_logger()
 
@@ -30,11 +31,19 @@ Own = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 class Entries:
     """Empty until the first `replace`."""
 
-    def __init__(self, backends: Mapping[str, Backend], device_names: Iterable[str], do: Do, own: Own) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        device_names: Iterable[str],
+        surplus_of: Callable[[str], Surplus],
+        do: Do,
+        own: Own,
+    ) -> None:
         self.config = Config()
         self.by_id: Mapping[str, catalog.Entry] = {}
         self._backends = backends
         self._device_names = tuple(device_names)
+        self._surplus_of = surplus_of
         self._do = do
         self._own = own
         self._refreshes: dict[str, asyncio.Task[None]] = {}
@@ -43,10 +52,7 @@ class Entries:
         """Every model of a configuration that is not in force yet, as its file is now."""
 
         def inspect_all() -> Mapping[str, catalog.Entry]:
-            return {
-                model.id: catalog.inspect(model, config, self._backends[model.backend], self._device_names)
-                for model in config.models.values()
-            }
+            return {model.id: self._look(model, config) for model in config.models.values()}
 
         return await asyncio.to_thread(inspect_all)
 
@@ -54,6 +60,17 @@ class Entries:
         """Put a configuration and its inspected models in force; returns what the core must hear."""
         self.config, self.by_id = config, by_id
         return ModelsChanged(tuple(entry.spec for entry in by_id.values()))
+
+    def correct(self, model_id: str, launch_key: str) -> Event | None:
+        """Take over what was learned of a model meanwhile, if it still is the one that it was learned of."""
+        entry = self.by_id.get(model_id)
+        if entry is None or entry.spec.launch_key != launch_key:
+            return None
+        corrected = catalog.with_surplus(entry, self._surplus_of(launch_key))
+        return self.replace(self.config, {**self.by_id, model_id: corrected})
+
+    def _look(self, model: Model, config: Config) -> catalog.Entry:
+        return catalog.inspect(model, config, self._backends[model.backend], self._device_names, self._surplus_of)
 
     async def refresh(self, model_id: str) -> None:
         """Look at a model's file again: it may have been mended or replaced since it was inspected.
@@ -74,12 +91,13 @@ class Entries:
         backend = self._backends[seen.model.backend]
         if not await asyncio.to_thread(catalog.is_stale, seen, backend):
             return
-        fresh = await asyncio.to_thread(catalog.inspect, seen.model, config, backend, self._device_names)
+        fresh = await asyncio.to_thread(self._look, seen.model, config)
 
         def swap() -> Event:
             by_id = self.by_id
-            # A reload meanwhile has inspected everything itself.
-            if by_id.get(model_id) is seen:
+            # A reload meanwhile has inspected everything itself; a correction has changed nothing but costs.
+            current = by_id.get(model_id)
+            if current is not None and current.model is seen.model and current.identity == seen.identity:
                 log.info("model file changed", model=model_id)
                 by_id = {**by_id, model_id: fresh}
             return self.replace(self.config, by_id)

@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.ledger import Ledger
 from swapd.core.scheduler import step
-from swapd.core.spec import RAM
-from swapd.errors import ShuttingDownError, UnknownDeviceError, UnknownModelError
+from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.entries import Entries
+from swapd.pool.inbox import Inbox, Job, closed
+from swapd.pool.learned import Store
 from swapd.pool.lease import Lease, Ticket
 from swapd.pool.listener import Listener
-from swapd.pool.measure import resident_bytes
+from swapd.pool.metering import Metering
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts, snapshot
@@ -46,18 +46,6 @@ REMEMBERED_REQUESTS = 4_096
 """Requests whose tokens can still be booked: the count may come a moment after the stream's end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An event that is made when its turn comes, by code that may change what the loop owns."""
-
-    make: Callable[[], ev.Event]
-    done: asyncio.Future[None]
-
-
-def _closed() -> ShuttingDownError:
-    return ShuttingDownError("swapd is shutting down; try again in a moment", retry_after_s=5.0)
-
-
 class Pool:
     """Everything between a ticket and a worker. Implements `swapd.pool.door.Door`.
 
@@ -68,33 +56,36 @@ class Pool:
         self,
         backends: Mapping[str, Backend],
         machine: devices.Machine,
+        store: Store,
         runtime_dir: Path,
         listener: Listener,
         version: str,
     ) -> None:
         self._backends = backends
         self._machine = machine
+        self._store = store
         self._runtime_dir = runtime_dir
         self._listener = listener
         self._version = version
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger()
-        self._inbox: asyncio.Queue[ev.Event | _Job] = asyncio.Queue()
+        self._inbox = Inbox()
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
-        self._entries = Entries(backends, [device.name for device in machine.devices], self._do, self._own)
+        names = [device.name for device in machine.devices]
+        self._entries = Entries(backends, names, lambda key: store.lesson(key).surplus, self._inbox.do, self._own)
+        self._metering = Metering(
+            machine, backends, store, self._ledger, self._entries, self._pids, self.post, self._inbox.do
+        )
         self._config_error: str | None = None
         self._config_loaded_s = self._loop.time()
         self._workers: dict[int, WorkerProcess] = {}
         self._outputs: dict[str, Ring[str]] = {}
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
-        self._sampling: set[str] = set()
-        self._measured: dict[str, dict[str, int]] = {}
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._answers: dict[str, asyncio.Future[None]] = {}
         self._clients: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._sequence = 0
-        self._ended = False
 
     def __repr__(self) -> str:
         return f"<Pool {self._ledger!r}>"
@@ -113,43 +104,36 @@ class Pool:
 
     def _close(self) -> None:
         """No event is taken from here on: whoever waits for one to be is told."""
-        self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        while not self._inbox.empty():
-            item = self._inbox.get_nowait()
-            if isinstance(item, _Job) and not item.done.done():
-                item.done.set_exception(_closed())
-        for grant in self._grants.values():
-            if not grant.done():
-                grant.set_exception(_closed())
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(_closed())
+        self._inbox.close()
+        waiting: list[asyncio.Future[Any]] = [*self._grants.values(), *self._answers.values()]
+        for one in waiting:
+            if not one.done():
+                one.set_exception(closed())
 
     def post(self, event: ev.Event) -> None:
         """Put an event into the inbox. Never waits: who posts is bounded by requests, workers and timers."""
-        self._inbox.put_nowait(event)
+        self._inbox.put(event)
 
-    async def _do(self, make: Callable[[], ev.Event]) -> None:
-        """Have the loop make an event and take it; return when it has."""
-        if self._ended:
-            raise _closed()
-        job = _Job(make, self._loop.create_future())
-        self._inbox.put_nowait(job)
-        await job.done
+    def _take(self, item: ev.Event | Job) -> None:
+        event = item.make() if isinstance(item, Job) else item
+        if isinstance(event, ev.WorkerExited):
+            correction = self._metering.ended(event)
+            if correction is not None:
+                self._step(correction)
+        self._step(event)
+        if isinstance(event, ev.WorkerExited):
+            # Not before: effects of earlier events may still have named it.
+            del self._workers[event.worker_id]
+        if isinstance(item, Job):
+            item.finish()
 
-    def _take(self, item: ev.Event | _Job) -> None:
-        event = item.make() if isinstance(item, _Job) else item
+    def _step(self, event: ev.Event) -> None:
         effects = step(self._ledger, event, self._loop.time())
         self._ledger.check()
         for effect in effects:
             self._perform(effect)
-        if isinstance(event, ev.WorkerExited):
-            # Not before: effects of earlier events may still have named it.
-            del self._workers[event.worker_id]
-        if isinstance(item, _Job) and not item.done.done():
-            item.done.set_result(None)
 
     def _perform(self, effect: ef.Effect) -> None:
         match effect:
@@ -166,7 +150,7 @@ class Pool:
             case ef.Stop(worker_id, grace_s):
                 self._workers[worker_id].stop(grace_s)
             case ef.Sample(device):
-                self._own(self.sample(device), f"sample {device}")
+                self._own(self._metering.sample(device), f"sample {device}")
             case ef.SetTimer(at_s):
                 self._set_timer(at_s)
             case ef.Tell(kind, model_id, message):
@@ -185,30 +169,19 @@ class Pool:
             self._timer.cancel()
         self._timer = None if at_s is None else self._loop.call_at(at_s, self.post, ev.TimerFired())
 
-    async def sample(self, device: str) -> None:
-        """Read a device's meter and post what it shows. While it has not answered, it is not asked again."""
-        meter = self._machine.meters.get(device)
-        if meter is None or device in self._sampling:
-            return
-        self._sampling.add(device)
-        workers = {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
-        try:
-            reading = await asyncio.to_thread(meter.read, tuple(workers))
-        finally:
-            self._sampling.discard(device)
-        if reading is not None:
-            held = reading.held_bytes
-            by_worker = None if held is None else {workers[pid]: size for pid, size in held.items()}
-            self.post(ev.MemorySampled(device, reading.free_bytes, by_worker))
+    def _pids(self) -> Mapping[int, int]:
+        """The processes there are, and the workers they are."""
+        return {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
 
     async def heartbeat(self) -> None:
         """Return once the loop has taken an event that was posted now: proof that scheduling moves."""
-        await self._do(ev.TimerFired)
+        await self._inbox.do(ev.TimerFired)
 
     # -- workers -----------------------------------------------------------------------------------------------
 
     def _launch(self, effect: ef.Launch) -> None:
-        model = self._entries.by_id[effect.model_id].model
+        entry = self._entries.by_id[effect.model_id]
+        self._metering.launched(effect.worker_id, entry, effect.placement)
         worker = WorkerProcess(
             effect.worker_id,
             effect.model_id,
@@ -218,8 +191,15 @@ class Pool:
             self._book,
         )
         self._workers[effect.worker_id] = worker
-        describe = partial(self._describe, model, worker, effect)
-        self._own(worker.run(describe), f"worker {effect.worker_id} of {effect.model_id}")
+        self._own(self._start(worker, entry, effect), f"worker {effect.worker_id} of {effect.model_id}")
+
+    async def _start(self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch) -> None:
+        """See the worker through to its end, unless the engine's own account shows that too little was reserved."""
+        short = await self._metering.probe(entry, effect.placement)
+        if short is not None:
+            worker.give_up(ev.ExitKind.UNDERESTIMATED, short)
+        else:
+            await worker.run(partial(self._describe, entry.model, worker, effect))
 
     def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
         placement = effect.placement
@@ -249,8 +229,8 @@ class Pool:
     async def lease(self, ticket: Ticket) -> AsyncIterator[Lease]:
         """See `Door.lease`."""
         await self._refresh_before_load(ticket.model_id)
-        if self._ended:
-            raise _closed()
+        if self._inbox.closed:
+            raise closed()
         if ticket.model_id in self._entries.by_id:
             catalog.require(self._entries.by_id[ticket.model_id], ticket.needs, ticket.senses)
         request_id = self._unique(ticket.request_id)
@@ -279,7 +259,7 @@ class Pool:
         What the ledger says here saves work and gates nothing: the core decides from the inspection that is current
         when the request arrives.
         """
-        if not self._ended and not any(self._ledger.workers_of(model_id)):
+        if not self._inbox.closed and not any(self._ledger.workers_of(model_id)):
             await self._entries.refresh(model_id)
 
     def _unique(self, request_id: str) -> str:
@@ -329,16 +309,19 @@ class Pool:
         return self._model_status(model_id)
 
     async def pause(self, device: str) -> DeviceStatus:
+        if device in {one.name for one in self._machine.devices}:
+            self._store.keep_paused(device, paused=True)
         await self._ask(lambda ask_id: ev.PauseAsked(ask_id, device))
         return self._device_status(device)
 
     async def resume(self, device: str) -> DeviceStatus:
+        self._store.keep_paused(device, paused=False)
         await self._ask(lambda ask_id: ev.ResumeAsked(ask_id, device))
         return self._device_status(device)
 
     async def _ask(self, event: Callable[[str], ev.Event]) -> None:
-        if self._ended:
-            raise _closed()
+        if self._inbox.closed:
+            raise closed()
         self._sequence += 1
         ask_id = f"ask-{self._sequence}"
         self._answers[ask_id] = self._loop.create_future()
@@ -368,14 +351,13 @@ class Pool:
         return self._happenings.follow()
 
     def status(self) -> Status:
-        self._measure()
         now_s = self._loop.time()
         return snapshot(
             self._ledger,
             self._entries.by_id,
             {worker_id: WorkerFacts(worker.pid, worker.load_progress) for worker_id, worker in self._workers.items()},
             self._machine.free_now(),
-            self._measured,
+            self._metering.learned,
             ConfigStatus(
                 path=None if self.config().path is None else str(self.config().path),
                 loaded_ago_s=now_s - self._config_loaded_s,
@@ -397,12 +379,6 @@ class Pool:
                 return device
         raise UnknownDeviceError(f"device {name!r} is gone")
 
-    def _measure(self) -> None:
-        for worker in self._workers.values():
-            size_bytes = resident_bytes(worker.pid)
-            if size_bytes:
-                self._measured[worker.model_id] = {RAM: size_bytes}
-
     # -- configuration -----------------------------------------------------------------------------------------
 
     async def configure(self, config: Config) -> None:
@@ -412,11 +388,14 @@ class Pool:
         def swap() -> ev.Event:
             self._config_error, self._config_loaded_s = None, self._loop.time()
             self._outputs = {key: ring for key, ring in self._outputs.items() if key in entries}
-            self._measured = {key: sizes for key, sizes in self._measured.items() if key in entries}
             return self._entries.replace(config, entries)
 
         self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))
-        await self._do(swap)
+        if not self._ledger.devices:
+            # What was handed over before a restart still is.
+            for device in self._store.paused() & {one.name for one in self._machine.devices}:
+                self.post(ev.PauseAsked(f"kept {device}", device))
+        await self._inbox.do(swap)
 
     def keep_config(self, error: str) -> None:
         """A new configuration was refused; say so in the status until a valid one comes."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from swapd.core.layout import Layout, parts
 from swapd.core.ledger import Device as LedgerDevice
 from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
 from swapd.core.room import why_waiting
-from swapd.core.spec import RAM
+from swapd.core.spec import RAM, SplitMode
 from swapd.pool.catalog import Entry, modalities
 from swapd.pool.devices import Device
 from swapd.pool.status import (
@@ -40,6 +42,14 @@ _ADVANCE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was learned of one model, by device."""
+
+    measured_bytes: Mapping[str, int]
+    probed_bytes: Mapping[str, int]
+
+
 class WorkerFacts:
     """What only the shell knows of a worker."""
 
@@ -55,12 +65,12 @@ def snapshot(
     entries: Mapping[str, Entry],
     facts: Mapping[int, WorkerFacts],
     machine: Mapping[str, Device],
-    measured_bytes: Mapping[str, Mapping[str, int]],
+    learned: Callable[[Entry], Learned],
     config: ConfigStatus,
     now_s: float,
     version: str,
 ) -> Status:
-    """One consistent picture at `now_s`. `measured_bytes` is per model and device, as far as it was measured."""
+    """One consistent picture at `now_s`."""
     counters = ledger.counters
     return Status(
         devices=tuple(
@@ -78,7 +88,7 @@ def snapshot(
             for name, device in ledger.devices.items()
         ),
         models=tuple(
-            model_status(ledger, model, entries[model.id], facts, measured_bytes.get(model.id, {}), now_s)
+            model_status(ledger, model, entries[model.id], facts, learned(entries[model.id]), now_s)
             for model in ledger.models.values()
         ),
         config=config,
@@ -106,7 +116,7 @@ def model_status(
     model: Model,
     entry: Entry,
     facts: Mapping[int, WorkerFacts],
-    measured_bytes: Mapping[str, int],
+    learned: Learned,
     now_s: float,
 ) -> ModelStatus:
     workers = list(ledger.workers_of(model.id))
@@ -128,9 +138,7 @@ def model_status(
         loads=model.loads,
         load_s=model.load_s,
         last_used_s=None if model.last_used_s is None else now_s - model.last_used_s,
-        footprint=FootprintStatus(
-            estimated_bytes=_estimate(ledger, model, workers), measured_bytes=dict(measured_bytes)
-        ),
+        footprint=_footprint(ledger, model, entry, workers, learned),
         last_eviction=None if eviction is None else EvictionStatus(ago_s=now_s - eviction.at_s, why=eviction.why),
         error=refusal.message if refusal is not None else model.last_error,
         waits=why_waiting(ledger, model, now_s),
@@ -139,13 +147,24 @@ def model_status(
     )
 
 
-def _estimate(ledger: Ledger, model: Model, workers: list[Worker]) -> dict[str, int]:
+def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker], learned: Learned) -> FootprintStatus:
+    if model.spec.costs is None or entry.formula is None:
+        return FootprintStatus()
     if workers:
-        return dict(workers[-1].placement.device_bytes)
-    if model.spec.costs is None:
-        return {}
-    room = ledger.budget_room(model)
-    return dict((place(model.spec, room) or preferred(model.spec, room)).device_bytes)
+        placement = workers[-1].placement
+    else:
+        room = ledger.budget_room(model)
+        placement = place(model.spec, room) or preferred(model.spec, room)
+    layout = Layout(
+        placement.devices, placement.tensor_split, placement.n_cpu_moe, model.spec.split_mode is SplitMode.ROW
+    )
+    formula = parts(entry.formula, layout) if placement.n_gpu_layers <= entry.formula.layers else {}
+    return FootprintStatus(
+        estimated_bytes=dict(placement.device_bytes),
+        measured_bytes=dict(learned.measured_bytes),
+        formula_bytes={name: part.total_bytes for name, part in formula.items()},
+        probed_bytes=dict(learned.probed_bytes),
+    )
 
 
 def _worker_status(worker: Worker, facts: WorkerFacts | None) -> WorkerStatus:

@@ -25,8 +25,16 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FootprintStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's memory by device. The estimate is the formula, corrected by what was probed and measured."""
+
     estimated_bytes: dict[str, int] = {}
+    """What is reserved for it, or would be."""
     measured_bytes: dict[str, int] = {}
+    """The most that it, or the last one like it, was seen to take."""
+    formula_bytes: dict[str, int] = {}
+    """Worked out from the file and the settings alone, for the same placement."""
+    probed_bytes: dict[str, int] = {}
+    """By llama.cpp's own account, for the placement it was last asked for."""
 
 
 class EvictionStatus(msgspec.Struct, frozen=True, kw_only=True):

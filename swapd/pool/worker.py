@@ -74,6 +74,11 @@ class WorkerProcess:
         if not self._stop_grace_s.done():
             self._stop_grace_s.set_result(grace_s)
 
+    def give_up(self, kind: ExitKind, detail: str) -> None:
+        """End without having begun: in place of `run`."""
+        self.lost.set_result(detail)
+        self._post(WorkerExited(self.worker_id, kind, detail))
+
     async def run(self, describe: Callable[[int], LaunchSpec]) -> None:
         """Start the process that `describe(control_fd)` names and see it through to its end.
 

@@ -281,7 +281,7 @@ async def test_metrics_parse_and_show_the_pools_snapshot() -> None:
             families = {family.name: family for family in text_string_to_metric_families(await response.text())}
         assert families["swapd_requests_waiting"].samples[0].value == 2
         kinds = {sample.labels["kind"] for sample in families["swapd_device_memory_bytes"].samples}
-        assert kinds == {"budget", "reserved", "free"}
+        assert kinds == {"budget", "reserved", "free", "others"}
 
 
 async def test_status_has_the_documented_shape() -> None:

@@ -52,6 +52,7 @@ def test_gauges_follow_the_pools_snapshot() -> None:
     assert value(metrics, "requests_waiting", model="org/tiny") == 2
     assert value(metrics, "worker_state", model="org/tiny", state="ready") == 1
     assert value(metrics, "device_memory_bytes", device="RAM", kind="budget") == 8
+    assert value(metrics, "device_memory_bytes", device="RAM", kind="others") == 0
     assert value(metrics, "footprint_bytes", model="org/tiny", device="RAM", kind="measured") == 4
     door.known = [model("other")]
     assert value(metrics, "requests_running", model="other") == 1

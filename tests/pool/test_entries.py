@@ -14,6 +14,7 @@ from swapd.core.events import Event, ModelsChanged
 from swapd.core.spec import RAM
 from swapd.errors import ShuttingDownError
 from swapd.pool.entries import Entries
+from swapd.pool.measure import Surplus
 
 
 class CountingBackend(ScriptedBackend):
@@ -45,7 +46,13 @@ class Loop:
 async def entries_of(tmp_path: Path, *names: str) -> AsyncIterator[tuple[Entries, Loop, CountingBackend]]:
     backend, loop = CountingBackend(), Loop()
     async with asyncio.TaskGroup() as tasks:
-        entries = Entries({"scripted": backend}, [RAM], loop.do, lambda work, name: tasks.create_task(work, name=name))
+        entries = Entries(
+            {"scripted": backend},
+            [RAM],
+            lambda _: Surplus(),
+            loop.do,
+            lambda work, name: tasks.create_task(work, name=name),
+        )
         configuration = config(*(scripted(tmp_path, name) for name in names))
         entries.replace(configuration, await entries.inspect(configuration))
         backend.looks = 0

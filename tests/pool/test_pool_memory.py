@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.machines import ScriptedMeter
-from support.running_pool import HOST, MIB, ask, config, running_pool, scripted, ticket
+from support.running_pool import HOST, HOST_ONLY, MIB, ask, config, running_pool, scripted, ticket
 
 from swapd.errors import LoadFailedError
 from swapd.pool.devices import Device, Machine
+from swapd.pool.learned import FILE_NAME, Lesson, Store
+from swapd.pool.measure import Surplus
 from swapd.pool.pool import Pool
 from swapd.pool.status import DeviceStatus, ModelStatus
 
@@ -41,7 +43,7 @@ async def until(pool: Pool, holds: Callable[[], bool]) -> None:
 
 
 async def test_a_gpu_is_read_before_a_load_and_the_worker_is_told_its_layers(tmp_path: Path) -> None:
-    meter = ScriptedMeter(free_mib=900)
+    meter = ScriptedMeter(free_mib=900, each_mib=400)
     model = scripted(tmp_path, "a", memory_mib=400, layers=4, gpu=True)
     async with running_pool(tmp_path, config(model), machine(meter)) as (pool, _):
         assert meter.readings == 0, "nobody has asked for it yet"
@@ -50,7 +52,7 @@ async def test_a_gpu_is_read_before_a_load_and_the_worker_is_told_its_layers(tmp
         (worker,) = model_of(pool, "a").workers
         assert worker.reserved_bytes == {"CUDA0": 400 * MIB, "RAM": 0}
         assert worker.placement == "all layers on CUDA0, CUDA0 400 MiB"
-        assert gpu_of(pool).free_bytes == 900 * MIB
+        await until(pool, lambda: gpu_of(pool).free_bytes == 500 * MIB)
         assert gpu_of(pool).others_bytes == 100 * MIB
 
 
@@ -60,7 +62,7 @@ async def test_what_a_worker_holds_is_told_apart_from_what_others_hold(tmp_path:
     models = [scripted(tmp_path, name, memory_mib=400, gpu=True) for name in ("a", "b")]
     async with running_pool(tmp_path, config(*models), machine(meter)) as (pool, _):
         await one_request(pool, "a")
-        await pool.sample("CUDA0")
+        await pool._metering.sample("CUDA0")
         await pool.heartbeat()
         assert gpu_of(pool).free_bytes == 500 * MIB
         assert gpu_of(pool).others_bytes == 100 * MIB
@@ -75,15 +77,15 @@ async def test_a_load_that_runs_out_of_gpu_memory_is_retried_with_fewer_layers(t
         await one_request(pool, "a")
         assert counts.loads == [("a", "out_of_memory"), ("a", "ready")]
         (worker,) = model_of(pool, "a").workers
-        assert worker.placement.startswith("the last 7 of 8 layers")
-        assert worker.reserved_bytes == {"CUDA0": 700 * MIB, "RAM": 100 * MIB}
+        assert worker.placement.startswith("the last 6 of 8 layers"), "seven and a correction are more than 700 MiB"
+        assert worker.reserved_bytes == {"CUDA0": 664 * MIB, "RAM": 200 * MIB}
 
 
 async def test_one_that_runs_out_twice_is_answered_with_the_sum(tmp_path: Path) -> None:
     meter = ScriptedMeter(free_mib=1000, each_mib=700)
     model = scripted(tmp_path, "a", memory_mib=800, layers=8, gpu=True, gpu_room_layers=0)
     async with running_pool(tmp_path, config(model, budget_mib=2000), machine(meter)) as (pool, counts):
-        with pytest.raises(LoadFailedError, match="700 MiB were reserved for it on CUDA0, which showed 1,000 MiB free"):
+        with pytest.raises(LoadFailedError, match="664 MiB were reserved for it on CUDA0, which showed 1,000 MiB free"):
             await one_request(pool, "a")
         assert counts.loads == [("a", "out_of_memory"), ("a", "out_of_memory")]
 
@@ -120,7 +122,7 @@ async def test_a_gpu_handed_over_is_empty_once_its_memory_is_seen_back(tmp_path:
     model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
     async with running_pool(tmp_path, config(model), machine(meter)) as (pool, _):
         await one_request(pool, "a")
-        await pool.sample("CUDA0")
+        await pool._metering.sample("CUDA0")
         pausing = asyncio.create_task(pool.pause("CUDA0"))
         # The process will be gone and the driver still count its memory.
         meter.free_mib, meter.each_mib = 600, 0
@@ -129,3 +131,132 @@ async def test_a_gpu_handed_over_is_empty_once_its_memory_is_seen_back(tmp_path:
         assert not pausing.done()
         meter.free_mib = 1000
         assert (await pausing).reserved_bytes == 0
+
+
+# -- learning --------------------------------------------------------------------------------------------------------
+
+
+def lessons(store: Store) -> list[Lesson]:
+    return list(store._lessons.values())
+
+
+async def test_what_a_worker_takes_beyond_the_estimate_corrects_the_next_one(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=450, tells_who=True)
+    store = Store(None)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
+    async with running_pool(tmp_path, config(model), machine(meter), store) as (pool, _):
+        await one_request(pool, "a")
+        await until(pool, lambda: model_of(pool, "a").footprint.measured_bytes.get("CUDA0") == 450 * MIB)
+        footprint = model_of(pool, "a").footprint
+        assert footprint.formula_bytes == {"CUDA0": 400 * MIB, "RAM": 0}
+        assert footprint.estimated_bytes == {"CUDA0": 400 * MIB, "RAM": 0}, "what runs keeps what was reserved for it"
+        await pool.unload("a")
+        await until(pool, lambda: model_of(pool, "a").footprint.estimated_bytes["CUDA0"] == 456 * MIB)
+        await one_request(pool, "a")
+        (worker,) = model_of(pool, "a").workers
+        assert worker.reserved_bytes["CUDA0"] == 456 * MIB
+    assert lessons(store) == [Lesson(surplus=Surplus(gpu_bytes=56 * MIB), measured_bytes={"CUDA0": 450 * MIB})]
+
+
+async def test_a_difference_in_free_memory_does_where_the_driver_does_not_tell(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=900, each_mib=420)
+    store = Store(None)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
+    async with running_pool(tmp_path, config(model), machine(meter), store) as (pool, _):
+        await one_request(pool, "a")
+        await until(pool, lambda: model_of(pool, "a").footprint.measured_bytes.get("CUDA0") == 420 * MIB)
+    assert [lesson.surplus for lesson in lessons(store)] == [Surplus(gpu_bytes=24 * MIB)]
+
+
+async def test_a_load_that_ran_out_beside_enough_free_memory_corrects_the_estimate(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=600)
+    store = Store(None)
+    model = scripted(tmp_path, "a", memory_mib=800, layers=8, gpu=True, gpu_room_layers=7)
+    async with running_pool(tmp_path, config(model, budget_mib=2000), machine(meter), store) as (pool, _):
+        await one_request(pool, "a")
+        assert [lesson.surplus for lesson in lessons(store)] == [Surplus(gpu_bytes=64 * MIB)]
+
+
+async def test_what_is_learned_of_a_model_is_forgotten_with_its_settings(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=450, tells_who=True)
+    before, after = (scripted(tmp_path, "a", memory_mib=size, gpu=True) for size in (400, 410))
+    async with running_pool(tmp_path, config(before), machine(meter)) as (pool, _):
+        await one_request(pool, "a")
+        await until(pool, lambda: bool(model_of(pool, "a").footprint.measured_bytes))
+        await pool.configure(config(after))
+        await until(pool, lambda: not model_of(pool, "a").workers)
+        assert model_of(pool, "a").footprint.estimated_bytes["CUDA0"] == 410 * MIB
+        assert model_of(pool, "a").footprint.measured_bytes == {}
+
+
+async def test_a_device_that_was_handed_over_still_is_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True)
+    meter = ScriptedMeter(free_mib=1000)
+    async with running_pool(tmp_path, config(model), machine(meter), Store.opened(path)) as (pool, _):
+        await pool.pause("CUDA0")
+    async with running_pool(tmp_path, config(model), machine(meter), Store.opened(path)) as (pool, _):
+        assert gpu_of(pool).paused
+        waiting = asyncio.create_task(one_request(pool, "a"))
+        await until(pool, lambda: model_of(pool, "a").waits is not None)
+        await pool.resume("CUDA0")
+        await waiting
+    store = Store.opened(path)
+    assert store.paused() == frozenset()
+    store.close()
+
+
+# -- probes ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_for_which_too_little_was_reserved_is_not_started_before_that_is_corrected(
+    tmp_path: Path,
+) -> None:
+    meter, store = ScriptedMeter(free_mib=1000, each_mib=430, tells_who=True), Store(None)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True, probed_gpu_mib=430)
+    async with running_pool(tmp_path, config(model), machine(meter), store) as (pool, counts):
+        await one_request(pool, "a")
+        (worker,) = model_of(pool, "a").workers
+        assert worker.reserved_bytes["CUDA0"] == 432 * MIB
+        assert model_of(pool, "a").footprint.probed_bytes == {"CUDA0": 430 * MIB, "RAM": 0}
+        assert counts.loads == [("a", "ready")], "what was not started is no load that failed"
+        kinds = [one.kind for one in pool._happenings.newest()]
+        assert kinds[:4] == ["loading", "estimate_corrected", "loading", "loaded"]
+
+
+async def test_a_probe_that_agrees_lets_the_worker_start_and_is_asked_once(tmp_path: Path) -> None:
+    meter, store = ScriptedMeter(free_mib=1000, each_mib=400), Store(None)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True, probed_gpu_mib=390)
+    async with running_pool(tmp_path, config(model), machine(meter), store) as (pool, counts):
+        await one_request(pool, "a")
+        assert len(store._probes) == 1
+        await pool.unload("a")
+        await one_request(pool, "a")
+        assert counts.loads == [("a", "ready"), ("a", "ready")]
+        assert model_of(pool, "a").footprint.estimated_bytes["CUDA0"] == 400 * MIB
+
+
+async def test_without_a_probes_answer_the_formulas_count(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=400)
+    model = scripted(tmp_path, "a", memory_mib=400, gpu=True, probed_gpu_mib=-1)
+    async with running_pool(tmp_path, config(model), machine(meter)) as (pool, counts):
+        await one_request(pool, "a")
+        assert counts.loads == [("a", "ready")]
+
+
+async def test_a_model_that_by_its_probe_does_not_fit_is_placed_elsewhere(tmp_path: Path) -> None:
+    meter = ScriptedMeter(free_mib=1000, each_mib=0)
+    model = scripted(tmp_path, "a", memory_mib=900, layers=9, gpu=True, probed_gpu_mib=1100)
+    async with running_pool(tmp_path, config(model, budget_mib=2000), machine(meter)) as (pool, counts):
+        await one_request(pool, "a")
+        (worker,) = model_of(pool, "a").workers
+        assert 0 < worker.reserved_bytes["CUDA0"] <= 1000 * MIB
+        assert counts.loads == [("a", "ready")]
+
+
+async def test_models_in_ram_are_not_probed(tmp_path: Path) -> None:
+    store = Store(None)
+    model = scripted(tmp_path, "a", memory_mib=100, probed_gpu_mib=430)
+    async with running_pool(tmp_path, config(model), HOST_ONLY, store) as (pool, _):
+        await one_request(pool, "a")
+        assert store._probes == {}

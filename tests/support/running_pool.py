@@ -15,6 +15,7 @@ from support.scripted_backend import ScriptedBackend, ScriptedSettings
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
 from swapd.pool.devices import Device, Machine
+from swapd.pool.learned import Store
 from swapd.pool.lease import Lease, Ticket
 from swapd.pool.pool import Pool
 
@@ -76,11 +77,12 @@ def config(
 
 @asynccontextmanager
 async def running_pool(
-    runtime_dir: Path, configuration: Config, machine: Machine = HOST_ONLY
+    runtime_dir: Path, configuration: Config, machine: Machine = HOST_ONLY, store: Store | None = None
 ) -> AsyncIterator[tuple[Pool, Counts]]:
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
-    pool = Pool({"scripted": ScriptedBackend()}, machine, runtime_dir, counts, "test")
+    store = store or Store(None)
+    pool = Pool({"scripted": ScriptedBackend()}, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())
@@ -92,6 +94,7 @@ async def running_pool(
             pool.shutdown()
             async with asyncio.timeout(20):
                 await running
+    store.close()
     assert not [pid for pid in pids if alive(pid)]
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from backends.base import (
     Capabilities,
+    DeviceMemory,
     Footprint,
     Inspection,
     InvalidModelError,
@@ -37,6 +38,8 @@ class ScriptedSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     """Whether layers may be on GPUs; each is an equal part of the memory."""
     gpu_room_layers: int = -1
     """With more layers than this on GPUs the worker runs out of memory; -1 never does."""
+    probed_gpu_mib: int = 0
+    """What a probe says of each GPU; 0 has none, less than that a broken one."""
     load_s: float = 0.0
     failure: str = ""
     """exit, invalid, segv, kill, hang or nonsense."""
@@ -86,14 +89,22 @@ class ScriptedBackend:
             argv.append("--portable")
         return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env})
 
-    def probe(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
+    def probe(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> LaunchSpec | None:
+        if not settings.probed_gpu_mib:
+            return None
+        said = "nonsense" if settings.probed_gpu_mib < 0 else f"{settings.probed_gpu_mib} {' '.join(offload.devices)}"
+        return LaunchSpec((sys.executable, "-S", "-c", f"print({said!r})"), {})
 
-    def probe_key(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
+    def probe_key(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> str | None:
+        return f"{settings.probed_gpu_mib} {offload}" if settings.probed_gpu_mib else None
 
     def read_probe(self, output: bytes) -> ProbeResult:
-        raise ProbeError("the scripted backend has no probe")
+        try:
+            size, *devices = output.decode().split()
+            found = tuple(DeviceMemory(name, int(size) * MIB, 0, 0) for name in devices)
+        except ValueError as error:
+            raise ProbeError("the scripted probe printed nonsense") from error
+        return ProbeResult(found, output_bytes=0, source="a script")
 
     def device_probe(self, env: Mapping[str, str]) -> None:
         return None

@@ -1,0 +1,232 @@
+"""Reads the meters, tells the core what they show, and learns from them what workers really take.
+
+Owns the runs that are being watched. What it learns goes to the store and, through `Entries`, into the next estimate;
+what is reserved for a worker that runs is not touched. Must never decide where anything goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import structlog
+
+from backends.base import Backend, ProbeError, ProbeResult
+from swapd.core.events import Event, ExitKind, MemorySampled, ModelsChanged, WorkerExited
+from swapd.core.ledger import SERVING_STATES, Ledger
+from swapd.core.placement import describe
+from swapd.core.spec import RAM, Placement, SplitMode
+from swapd.errors import ShuttingDownError
+from swapd.pool.catalog import Entry, offload
+from swapd.pool.devices import Machine
+from swapd.pool.entries import Entries
+from swapd.pool.learned import Store
+from swapd.pool.measure import Run, Surplus, after_running_out, grown, probed_bytes, settled
+from swapd.pool.meters import Reading
+from swapd.pool.probes import run_probe
+from swapd.pool.snapshot import Learned
+
+log = structlog.get_logger()
+
+PROBE_TIMEOUT_S = 60.0
+MAX_CORRECTIONS = 3
+"""By probes, before a worker is started all the same: what the engine says may depend on where its layers go."""
+
+
+class Metering:
+    """Watches workers through the machine's meters. `pids` gives the processes there are, `do` has an event made."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        backends: Mapping[str, Backend],
+        store: Store,
+        ledger: Ledger,
+        entries: Entries,
+        pids: Callable[[], Mapping[int, int]],
+        post: Callable[[Event], None],
+        do: Callable[[Callable[[], Event]], Awaitable[None]],
+    ) -> None:
+        self._machine = machine
+        self._backends = backends
+        self._store = store
+        self._ledger = ledger
+        self._entries = entries
+        self._pids = pids
+        self._post = post
+        self._do = do
+        self._runs: dict[int, Run] = {}
+        self._sampling: set[str] = set()
+        #: How often probes have corrected a model in a row, by the key of its workers.
+        self._corrections: Counter[str] = Counter()
+
+    # -- meters ------------------------------------------------------------------------------------------------
+
+    async def sample(self, device: str) -> None:
+        """Read a device's meter and post what it shows. While it has not answered, it is not asked again."""
+        meter = self._machine.meters.get(device)
+        if meter is None or device in self._sampling:
+            return
+        self._sampling.add(device)
+        workers = self._pids()
+        try:
+            reading = await asyncio.to_thread(meter.read, tuple(workers))
+        finally:
+            self._sampling.discard(device)
+        if reading is None:
+            return
+        held = reading.held_bytes
+        by_worker = None if held is None else {workers[pid]: size for pid, size in held.items()}
+        self._post(MemorySampled(device, reading.free_bytes, by_worker))
+        for model_id, launch_key in self._see(device, reading, by_worker):
+            # A shutdown may come first; then the store alone knows.
+            with suppress(ShuttingDownError):
+                await self._do(partial(self._correction, model_id, launch_key))
+
+    def _see(self, device: str, reading: Reading, by_worker: Mapping[int, int] | None) -> list[tuple[str, str]]:
+        """Note what loaded workers have; the models of which more is known now."""
+        learned = []
+        for worker_id, run in self._runs.items():
+            worker = self._ledger.workers.get(worker_id)
+            if worker is None or worker.state not in SERVING_STATES:
+                continue
+            if by_worker is None:
+                run.see_difference(device, reading.free_bytes)
+            elif worker_id in by_worker:
+                run.see(device, by_worker[worker_id])
+            run.served = run.served or bool(worker.running)
+            lesson = self._store.lesson(run.launch_key)
+            more = grown(lesson.surplus, run)
+            if more != lesson.surplus:
+                self._learn(run, more)
+                learned.append((run.model_id, run.launch_key))
+        return learned
+
+    def _correction(self, model_id: str, launch_key: str) -> Event:
+        changed = self._entries.correct(model_id, launch_key)
+        return changed or ModelsChanged(tuple(entry.spec for entry in self._entries.by_id.values()))
+
+    # -- probes ------------------------------------------------------------------------------------------------
+
+    async def probe(self, entry: Entry, placement: Placement) -> str | None:
+        """Ask the engine itself what a worker would take on GPUs, in the room that is reserved for that worker.
+
+        A sentence if that is more than is known so far; the estimate is corrected then. None lets the worker start.
+        """
+        key = entry.spec.launch_key
+        if not placement.devices or entry.formula is None or self._corrections[key] >= MAX_CORRECTIONS:
+            return None
+        result = await self._ask(entry, placement)
+        if result is None:
+            return None
+        probed = probed_bytes(result)
+        run = Run.of(key, key, placement, entry.formula, by_rows=entry.spec.split_mode is SplitMode.ROW, maps=False)
+        lesson = self._store.lesson(key)
+        beyond = run.probed_beyond_bytes(probed)
+        more = lesson.surplus
+        if beyond > max(0, more.gpu_bytes):
+            more = replace(more, gpu_bytes=beyond)
+        self._store.learn(key, msgspec.structs.replace(lesson, surplus=more, probed_bytes=probed))
+        if more == lesson.surplus:
+            self._corrections.pop(key, None)
+            return None
+        self._corrections[key] += 1
+        with suppress(ShuttingDownError):
+            await self._do(partial(self._correction, entry.spec.id, key))
+        gpus = {name: probed[name] for name in placement.devices if name in probed}
+        return (
+            f"{entry.spec.id!r} takes more than was worked out by llama.cpp's own account, {describe(gpus)}; "
+            "the estimate is corrected"
+        )
+
+    async def _ask(self, entry: Entry, placement: Placement) -> ProbeResult | None:
+        model, backend = entry.model, self._backends[entry.model.backend]
+        asked = (model.settings, offload(placement), model.env)
+        key = await asyncio.to_thread(backend.probe_key, *asked)
+        process = None if key is None else backend.probe(*asked)
+        if key is None or process is None:
+            return None
+        known = self._store.probe(key)
+        if known is not None:
+            return known
+        try:
+            result = backend.read_probe(await asyncio.to_thread(run_probe, process, PROBE_TIMEOUT_S))
+        except ProbeError as error:
+            log.info("no probe; the formulas count", model=model.id, error=str(error))
+            return None
+        self._store.keep_probe(key, result)
+        return result
+
+    # -- runs --------------------------------------------------------------------------------------------------
+
+    def launched(self, worker_id: int, entry: Entry, placement: Placement) -> None:
+        """A worker is about to be started."""
+        assert entry.formula is not None
+        assert entry.inspection is not None
+        for run in self._runs.values():
+            # Somebody else comes: from here on a difference in free memory is not theirs alone.
+            for device in placement.devices:
+                run.free_before.pop(device, None)
+        run = Run.of(
+            entry.spec.id,
+            entry.spec.launch_key,
+            placement,
+            entry.formula,
+            by_rows=entry.spec.split_mode is SplitMode.ROW,
+            maps=entry.inspection.maps_weights,
+        )
+        for device in placement.devices:
+            free_bytes = self._ledger.devices[device].free_bytes
+            alone = not any(entry.device == device for entry in self._ledger.settling)
+            if free_bytes is not None and alone and not self._is_loading(device, worker_id):
+                run.free_before[device] = free_bytes
+        self._runs[worker_id] = run
+
+    def _is_loading(self, device: str, worker_id: int) -> bool:
+        return any(
+            worker.id != worker_id and worker.state not in SERVING_STATES and worker.placement.device_bytes.get(device)
+            for worker in self._ledger.workers.values()
+        )
+
+    def ended(self, event: WorkerExited) -> Event | None:
+        """A worker is gone. What the core must hear before that, if more is known of its model now."""
+        run = self._runs.pop(event.worker_id, None)
+        if run is None:
+            return None
+        for other in self._runs.values():
+            for device in run.placement.devices:
+                other.free_before.pop(device, None)
+        known = self._store.lesson(run.launch_key).surplus
+        surplus = known
+        if event.kind is ExitKind.OUT_OF_MEMORY:
+            surplus = self._after_running_out(run, event.device, known)
+        else:
+            surplus = settled(known, run)
+        self._learn(run, surplus)
+        return self._entries.correct(run.model_id, run.launch_key) if surplus != known else None
+
+    def _after_running_out(self, run: Run, device: str | None, known: Surplus) -> Surplus:
+        """More, if the GPU had what was reserved; else others have taken it, and the estimate was not wrong."""
+        if device is None or device == RAM or device not in run.placement.devices:
+            return known
+        reserved, before = run.placement.device_bytes[device], run.free_before.get(device)
+        return after_running_out(known, reserved) if before is not None and before >= reserved else known
+
+    def _learn(self, run: Run, surplus: Surplus) -> None:
+        lesson = self._store.lesson(run.launch_key)
+        measured = dict(run.seen_bytes) or lesson.measured_bytes
+        fresh = msgspec.structs.replace(lesson, surplus=surplus, measured_bytes=measured)
+        if fresh != lesson:
+            self._store.learn(run.launch_key, fresh)
+
+    def learned(self, entry: Entry) -> Learned:
+        """What the model's workers were seen to take, those that run or else the last one, and were said to."""
+        lesson = self._store.lesson(entry.spec.launch_key)
+        runs = (run for run in reversed(self._runs.values()) if run.launch_key == entry.spec.launch_key)
+        measured = next((run.seen_bytes for run in runs if run.seen_bytes), lesson.measured_bytes)
+        return Learned(measured, lesson.probed_bytes)
