@@ -104,6 +104,8 @@ class Inspection:
     architecture: str = ""
     description: str = ""
     """A short human line: architecture, parameters, quantization."""
+    n_ctx_train: int = 0
+    """Tokens the model was trained for, which is the most it is served with; 0 is not known."""
     tensor_split: tuple[float, ...] = ()
     """Shares the settings demand of `devices`, or of all GPUs in the engine's order; empty leaves them to placement."""
     split_mode: str = "layer"

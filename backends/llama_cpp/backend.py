@@ -97,6 +97,7 @@ class LlamaCppBackend:
             devices=settings.devices,
             architecture=header.architecture,
             description=describe(header, dims),
+            n_ctx_train=trained_context(header, dims),
             tensor_split=settings.tensor_split,
             split_mode=settings.split_mode,
             main_gpu=None if settings.main_gpu == "auto" else settings.main_gpu,

@@ -40,9 +40,19 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     check = _add(commands, "check", "local:check", "say what is wrong with a configuration and its models' files")
     check.add_argument("file", metavar="FILE", type=Path)
 
-    estimate = _add(commands, "estimate", "local:estimate", "say how much memory a model takes, before it runs")
+    estimate = _add(commands, "estimate", "estimate:estimate", "say how much memory a model takes, before it runs")
     estimate.add_argument("models", metavar="MODEL|FILE.gguf", nargs="+", help="a configured model, or a model's file")
     estimate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+    estimate.add_argument("--n-ctx", metavar="N", type=int, help="with this context in place of the settings'")
+    estimate.add_argument(
+        "--device",
+        metavar="NAME[=SIZE]",
+        type=_device,
+        action="append",
+        default=[],
+        help="on this device and no other but RAM, or on one that has SIZE to give, such as CUDA0=24GiB; repeatable",
+    )
+    estimate.add_argument("--no-probe", action="store_true", help="by formulas only, without asking the engine")
     _add_json(estimate)
 
     _add_json(_add(commands, "devices", "local:devices", "list the memories that models can be placed in"))
@@ -101,6 +111,19 @@ def _listen(text: str) -> str:
     from swapd.config.address import parse_address
 
     return _checked(text, parse_address)
+
+
+def _device(text: str) -> tuple[str, int | None]:
+    """`NAME` or `NAME=SIZE`."""
+    from swapd.config.quantities import parse_size
+
+    name, sign, said = text.partition("=")
+    if not name:
+        raise argparse.ArgumentTypeError("write a device's name, or NAME=SIZE")
+    if not sign:
+        return name, None
+    _checked(said, parse_size)
+    return name, parse_size(said)
 
 
 def _url(text: str) -> str:

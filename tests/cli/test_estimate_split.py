@@ -1,10 +1,12 @@
-"""How an estimate divides a footprint between a GPU and RAM."""
+"""How an estimate divides a footprint between a GPU and RAM, and how far budgets reach."""
 
 from __future__ import annotations
 
-from backends.base import Capabilities, Footprint, Inspection
+from dataclasses import replace
+
+from backends.base import Capabilities, DeviceMemory, Footprint, Inspection, ProbeResult
 from swapd.core.spec import ModelSpec, Room
-from swapd.estimate import Estimate, estimate
+from swapd.estimate import Estimate, Limits, estimate, limits, with_engine
 from swapd.pool.catalog import layer_costs
 
 FOOTPRINT = Footprint(
@@ -23,7 +25,7 @@ def estimated(n_gpu_layers: int | None, budgets: dict[str, int]) -> Estimate:
         footprint=FOOTPRINT, slots=1, capabilities=Capabilities(), n_ctx=512, n_gpu_layers=n_gpu_layers
     )
     spec = ModelSpec("m", "", 1, layer_costs(FOOTPRINT), n_gpu_layers=n_gpu_layers)
-    return estimate(spec, inspection, Room(budgets))
+    return estimate(spec, inspection, Room(budgets))[0]
 
 
 def parts(one: Estimate) -> dict[str, tuple[int, int, int, int, int]]:
@@ -61,3 +63,59 @@ def test_a_model_that_cannot_fit_says_so_and_still_shows_its_parts() -> None:
     assert not one.fits
     assert "can never fit" in one.fit
     assert parts(one)["RAM"][-1] == 694
+
+
+def test_the_engines_figures_stand_beside_the_formulas() -> None:
+    found = ProbeResult(
+        (DeviceMemory("RAM", 60, 0, 2), DeviceMemory("CUDA0", 600, 31, 8), DeviceMemory("CUDA1", 0, 0, 0)), 3, "a probe"
+    )
+    one = with_engine(estimated(None, {"RAM": 1000, "CUDA0": 1000}), found)
+    ram, gpu = one.devices
+    assert ram.engine is not None
+    assert gpu.engine is not None
+    assert (ram.engine.weights_bytes, ram.engine.compute_bytes, ram.engine.total_bytes) == (60, 2, 62 + 7)
+    assert (gpu.engine.kv_bytes, gpu.engine.total_bytes) == (31, 639)
+    assert (gpu.total_bytes, one.engine) == (638, "a probe")
+
+
+def test_what_the_engine_puts_elsewhere_is_shown_too() -> None:
+    found = ProbeResult((DeviceMemory("RAM", 650, 30, 7), DeviceMemory("CUDA1", 5, 0, 0)), 3, "a probe")
+    _, other = with_engine(estimated(None, {"RAM": 1000}), found).devices
+    assert other.name == "CUDA1"
+    assert (other.total_bytes, other.budget_bytes) == (0, 0)
+    assert other.engine is not None
+    assert other.engine.total_bytes == 5
+
+
+def model_with(n_ctx: int) -> ModelSpec | None:
+    """A byte of cache per token in each of two layers."""
+    costs = layer_costs(replace(FOOTPRINT, layer_kv_bytes=(n_ctx, n_ctx, 0)))
+    return ModelSpec("m", "", 1, costs) if n_ctx <= 4096 else None
+
+
+def reached(budgets: dict[str, int], most_n_ctx: int = 4096) -> Limits:
+    spec = model_with(256)
+    assert spec is not None
+    return limits(spec, Room(budgets), model_with, most_n_ctx)
+
+
+def test_the_largest_context_is_found_to_the_step() -> None:
+    others = FOOTPRINT.total_bytes - FOOTPRINT.kv_bytes
+    assert reached({"RAM": others + 2 * 1024}).n_ctx == 1024
+    assert reached({"RAM": others + 2 * 1024 - 1}).n_ctx == 768
+    assert reached({"RAM": others}).n_ctx == 0
+    assert reached({"RAM": 1 << 40}).n_ctx == 4096
+    assert reached({"RAM": 1 << 40}, 600).n_ctx == 512
+    assert reached({"RAM": 1 << 40}, 8192).n_ctx == 4096, "no more than the model can have"
+
+
+def test_without_gpus_there_are_no_limits_of_gpus() -> None:
+    assert reached({"RAM": 1 << 40}).n_ctx_on_gpus is None
+    assert reached({"RAM": 1 << 40}).n_gpu_layers is None
+
+
+def test_with_gpus_a_context_beside_every_layer_is_told_apart() -> None:
+    found = reached({"RAM": 1 << 40, "CUDA0": 601 + 7 + 2 * 512})
+    assert found == Limits(n_ctx=4096, n_ctx_on_gpus=512, n_gpu_layers=3)
+    assert reached({"RAM": 1 << 40, "CUDA0": 310}).n_gpu_layers == 1
+    assert reached({"RAM": 1 << 40, "CUDA0": 300}) == Limits(n_ctx=4096, n_ctx_on_gpus=0, n_gpu_layers=0)

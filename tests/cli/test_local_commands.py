@@ -1,4 +1,4 @@
-"""check, estimate, devices and usage, on real files."""
+"""check, devices and usage, on real files."""
 
 from __future__ import annotations
 
@@ -66,57 +66,6 @@ def test_a_model_over_its_budget_is_told_the_sum(tmp_path: Path, small_model: Pa
     err = capsys.readouterr().err
     assert err.startswith(f"{config}:3: models.big: ")
     assert "100 MiB" in err
-
-
-def test_an_estimate_of_a_file_needs_no_configuration_and_adds_up(small_model: Path, capsys: Captured) -> None:
-    assert main(["estimate", str(small_model), "--json"]) == 0
-    (model,) = json.loads(capsys.readouterr().out)["models"]
-    (device,) = model["devices"]
-    assert device["name"] == "RAM"
-    parts = ("weights_bytes", "kv_bytes", "compute_bytes", "other_bytes")
-    assert all(isinstance(device[part], int) and device[part] > 0 for part in parts)
-    assert sum(device[part] for part in parts) == device["total_bytes"] == model["total_bytes"]
-    assert model["fits"] is True
-    # 30 layers, 3 KV heads of 64, K and V, 2 bytes each, 8192 cells: the cache of this model by hand.
-    assert device["kv_bytes"] == 30 * 3 * 64 * 2 * 2 * 8192
-
-
-def test_an_estimate_is_a_table_and_a_sentence(small_model: Path, capsys: Captured) -> None:
-    assert main(["estimate", str(small_model)]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[1].split() == ["DEVICE", "WEIGHTS", "KV", "CACHE", "COMPUTE", "OTHER", "TOTAL", "BUDGET"]
-    assert out[-1].startswith("fits ")
-
-
-def test_an_estimate_of_a_configured_model_uses_its_settings_and_budget(
-    tmp_path: Path, small_model: Path, capsys: Captured
-) -> None:
-    config = write_config(
-        tmp_path,
-        f"memory: {{budget: {{RAM: 100MiB}}}}\n"
-        f"models:\n  tiny:\n    path: {small_model}\n    n_ctx: 1024\n    aliases: [small]\n",
-    )
-    assert main(["estimate", "small", "--config", str(config), "--json"]) == 0
-    (model,) = json.loads(capsys.readouterr().out)["models"]
-    assert model["n_ctx"] == 1024
-    assert model["fits"] is False
-    assert "100 MiB" in model["fit"]
-
-
-def test_an_unknown_model_is_told_a_close_name(tmp_path: Path, small_model: Path, capsys: Captured) -> None:
-    config = write_config(tmp_path, f"models:\n  qwen3-8b:\n    path: {small_model}\n")
-    assert main(["estimate", "qwen3-8", "--config", str(config)]) == 1
-    assert capsys.readouterr().err == f"swapd: {config} has no model 'qwen3-8'; did you mean qwen3-8b?\n"
-
-
-def test_a_bad_file_among_good_ones_fails_the_command_and_not_their_estimates(
-    tmp_path: Path, small_model: Path, capsys: Captured
-) -> None:
-    assert main(["estimate", str(tmp_path / "gone.gguf"), str(small_model), "--json"]) == 1
-    captured = capsys.readouterr()
-    assert len(json.loads(captured.out)["models"]) == 1
-    assert "gone.gguf" in captured.err
-    assert captured.err.count("\n") == 1
 
 
 def test_devices_lists_host_memory_in_bytes(capsys: Captured) -> None:
