@@ -5,23 +5,30 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from support.client_daemon import client_daemon
+from support.running_daemon import RunningDaemon
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ASK: Any = [{"role": "user", "content": "What is the capital of France?"}]
 SHORT: Any = {"model": "smol", "max_tokens": 24, "temperature": 0}
 TEXTS = ["a red fox", "bread and butter", "日本語"]
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_daemon(tmp_path) as daemon:
-        async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as one:
-            yield one
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningDaemon]:
+    async with client_daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(daemon: RunningDaemon) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as one:
+        yield one
 
 
 async def test_the_stream_helper_adds_up_to_the_whole_answer(client: openai.AsyncOpenAI) -> None:

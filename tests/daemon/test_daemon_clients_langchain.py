@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from support.client_daemon import client_daemon
+from support.running_daemon import RunningDaemon
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 ASK = "What is the capital of France?"
 
 
@@ -22,11 +24,17 @@ def get_weather(city: str) -> str:
     return f"Snow in {city}, minus 3 degrees."
 
 
-@pytest.fixture
-async def base(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningDaemon]:
+    async with client_daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def base(daemon: RunningDaemon) -> AsyncIterator[dict[str, Any]]:
     """What every class is told of the daemon."""
     # LangChain keeps clients of its own for ever: this one is closed.
-    async with client_daemon(tmp_path) as daemon, openai.DefaultAsyncHttpxClient() as http:
+    async with openai.DefaultAsyncHttpxClient() as http:
         yield {"base_url": f"{daemon.url}/v1", "api_key": "none", "max_retries": 0, "http_async_client": http}
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from support.client_daemon import client_daemon
+from support.running_daemon import RunningDaemon
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 EXTRA_MODELS = """
 - {{model_id: smol, model_name: smol, api_base: "{url}/v1", supports_tools: true, supports_schema: true}}
 - {{model_id: misspelt, model_name: smoll, api_base: "{url}/v1"}}
@@ -52,10 +55,15 @@ class Llm:
         return found
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningDaemon]:
+    async with client_daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running
+
+
 @pytest.fixture
-async def llm(tmp_path: Path) -> AsyncIterator[Llm]:
-    async with client_daemon(tmp_path) as daemon:
-        yield Llm(tmp_path / "home", daemon.url)
+def llm(tmp_path: Path, daemon: RunningDaemon) -> Llm:
+    return Llm(tmp_path / "home", daemon.url)
 
 
 async def test_a_conversation_is_streamed_and_continued(llm: Llm) -> None:
