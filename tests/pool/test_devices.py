@@ -12,8 +12,10 @@ from support.machines import GIB, MIB, NvidiaGpu, ScriptedNvml
 from support.scripted_backend import ScriptedBackend
 
 from backends.base import LaunchSpec, ProbedDevice, ProbeError
+from backends.llama_cpp.backend import LlamaCppBackend
 from swapd.config.schema import Budget, Memory
-from swapd.core.spec import RAM, DeviceSpec
+from swapd.core.placement import place
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Room
 from swapd.pool import nvml
 from swapd.pool.devices import Device, Machine, Sight, budgets, discover, join, list_devices, may_have_gpu
 from swapd.pool.meters import AmdMeter, HostMeter, ListMeter, NvmlMeter
@@ -118,6 +120,71 @@ def test_but_which_of_different_ones_is_the_first_nobody_knows() -> None:
     machine = seen(driver=driver, asked=False)
     assert machine.devices == ()
     assert len(machine.remarks) == 2
+
+
+# -- whole machines, as the helper process prints them ----------------------------------------------------------------
+
+CPU = {"name": "CPU", "description": "AMD Ryzen 9", "kind": "cpu", "total_bytes": 64 * GIB, "free_bytes": 60 * GIB}
+
+
+def printed(*devices: dict[str, object]) -> tuple[ProbedDevice, ...]:
+    """Through the embedded backend's own reading of what its helper prints."""
+    document = json.dumps({"probe": "devices", "devices": [*devices, CPU]})
+    return LlamaCppBackend().read_devices(document.encode())
+
+
+def gpu(name: str, description: str, gib: int, pci: str = "", kind: str = "gpu") -> dict[str, object]:
+    sizes = {"total_bytes": gib * GIB, "free_bytes": gib * GIB}
+    return {"name": name, "description": description, "kind": kind, "pci": pci, **sizes}
+
+
+def test_a_rig_of_two_cards_and_a_build_for_cuda_and_vulkan() -> None:
+    machine = seen(
+        *printed(
+            gpu("CUDA0", "NVIDIA GeForce RTX 4090", 24, "0000:02:00.0"),
+            gpu("CUDA1", "NVIDIA GeForce GTX 1080", 8, "0000:01:00.0"),
+            gpu("Vulkan0", "NVIDIA GeForce RTX 4090", 24, "0000:02:00.0"),
+            gpu("Vulkan1", "NVIDIA GeForce GTX 1080", 8, "0000:01:00.0"),
+            gpu("Vulkan2", "AMD Radeon Graphics (RADV RAPHAEL)", 32, "0000:0d:00.0", "igpu"),
+        ),
+        driver=TWO_NVIDIA,
+        cards=(Card("0000:0d:00.0", "AMD", 512 * MIB, 31 * GIB),),
+    )
+    assert [(device.name, device.shares) for device in machine.devices] == [
+        ("CUDA0", None), ("CUDA1", None), ("Vulkan2", RAM),
+    ]  # fmt: skip
+    assert machine.remarks == ()
+
+
+def test_an_apple_machine_has_one_memory_under_two_names() -> None:
+    machine = seen(*printed(gpu("MTL0", "Apple M3 Max", 48)))
+    assert machine.devices == (Device("MTL0", "Apple M3 Max", 48 * GIB, 48 * GIB, shares=RAM),)
+    (spec, host) = budgets(Memory(reserve_bytes=0), Machine((*machine.devices, Device(RAM, "", 64 * GIB, 60 * GIB))))
+    room = Room.of_budgets((spec, host))
+    costs = LayerCosts((GIB,) * 60, (0,) * 60, host_bytes=0, compute_bytes=0)
+    assert place(ModelSpec("m", "", 1, costs, n_gpu_layers=60), room) is None, "the GPU may take 48 of the 64"
+    found = place(ModelSpec("m", "", 1, costs), room)
+    assert found is not None
+    assert found.device_bytes == {"MTL0": 48 * GIB, RAM: 60 * GIB}
+
+
+def test_a_strix_halo_with_most_of_its_memory_as_ram() -> None:
+    apu = gpu("ROCm0", "AMD Radeon Graphics", 62, "0000:c5:00.0", "igpu")
+    twin = gpu("Vulkan0", "AMD Radeon Graphics (RADV GFX1151)", 62, "0000:c5:00.0", "igpu")
+    machine = seen(*printed(apu, twin), cards=(Card("0000:c5:00.0", "AMD", 512 * MIB, 62 * GIB),))
+    assert [(device.name, device.shares) for device in machine.devices] == [("ROCm0", RAM)]
+
+
+def test_an_intel_card_beside_its_processors_graphics() -> None:
+    machine = seen(
+        *printed(
+            gpu("SYCL0", "Intel(R) Arc(TM) B580 Graphics", 12, "0000:03:00.0"),
+            gpu("SYCL1", "Intel(R) UHD Graphics 770", 30, "0000:00:02.0", "igpu"),
+        ),
+        cards=(Card("0000:00:02.0", "Intel", 0), Card("0000:03:00.0", "Intel", 12 * GIB)),
+    )
+    assert [(device.name, device.shares) for device in machine.devices] == [("SYCL0", None), ("SYCL1", RAM)]
+    assert list(machine.meters) == ["SYCL0"]
 
 
 # -- the engine's list -----------------------------------------------------------------------------------------------
