@@ -62,12 +62,31 @@ HINTS: Mapping[str, tuple[str, ...]] = {
     "encoding_format": ("float", "base64"),
     "arguments": ('{"city": "Oslo"}', "{", "[1]", ""),
     "model": ("m",),
+    "grammar": ('root ::= "a" | [0-9]+', "root ::= root", 'root ::= ("ab" root)?', "x", ""),
     "url": (*(f"data:image/png;base64,{_encoded(png(9, 7, seed=seed))}" for seed in range(4)), "https://example.org/"),
     "data": (_encoded(wav(0.1)), _encoded(png(9, 7))),
     "name": ("f", "g", "get_weather"),
     "samplers": ("edskypmxt", "kpmt", "a", "top_k", "min_p", "temperature", "penalties"),
 }
 """What makes a body of this field sound more often."""
+_SCHEMA_VALUES: Mapping[str, tuple[str, ...]] = {
+    "type": ('"object"', '"string"', '"integer"', '"number"', '"array"', '"boolean"', '["string", "null"]'),
+    "enum": ('["a", "b"]', "[1, null, true]", "[]"),
+    "const": ('"a"', "{}"),
+    "required": ('["x"]', '["y", "a b"]', "[]"),
+    "pattern": ('"^a+b?$"', '"[0-9]{2,4}"', '"("', '"(a|b)*c"', '"\\\\d"'),
+    "format": ('"date"', '"uuid"', '"x"'),
+    "minimum": ("0", "-3.5", "1e9"),
+    "maximum": ("10", "-5"),
+    "minLength": ("0", "3"),
+    "maxLength": ("2", "100000"),
+    "minItems": ("1", "3"),
+    "maxItems": ("2", "0"),
+    "additionalProperties": ("false", "true"),
+    "$ref": ('"#"', '"#/$defs/x"', '"#/properties/x"', '"http://127.0.0.1/x"'),
+    "enable_thinking": ("true", "false"),
+}
+_SCHEMA_KEYS = (*_SCHEMA_VALUES, "type", "type", "type", "properties", "properties", "items", "anyOf", "allOf", "$defs")
 _ODD_NUMBERS = (
     "0",
     "-1",
@@ -246,14 +265,31 @@ class BodyFuzzer:
 
     def _anything(self, depth: int) -> str:
         rng = self._rng
-        if depth >= _MAX_DEPTH or rng.random() < 0.5:
-            return rng.choice((*_ODD, "1", "0.5", '"object"', '{"type": "object"}', '{"type": "string"}'))
-        if rng.random() < 0.4:
+        if depth >= _MAX_DEPTH or rng.random() < 0.4:
+            return rng.choice(_ODD)
+        if rng.random() < 0.2:
             return "[" + ", ".join(self._anything(depth + 1) for _ in range(rng.randrange(3))) + "]"
-        names = rng.choices(
-            ("type", "properties", "required", "x", "a b", "enable_thinking", "messages"), k=rng.randrange(3)
-        )
-        return "{" + ", ".join(f'"{name}": {self._anything(depth + 1)}' for name in names) + "}"
+        return self._schema(depth)
+
+    def _schema(self, depth: int) -> str:
+        """Much like a JSON schema, which is what most fields of any content are for."""
+        rng = self._rng
+        made = []
+        for name in rng.sample(_SCHEMA_KEYS, rng.randrange(1, 4)):
+            if rng.random() < self._odds:
+                value = self._anything(depth + 1)
+            elif name in _SCHEMA_VALUES:
+                value = rng.choice(_SCHEMA_VALUES[name])
+            elif depth >= _MAX_DEPTH:
+                value = "true"
+            elif name in ("anyOf", "allOf"):
+                value = f"[{self._schema(depth + 1)}, {self._schema(depth + 1)}]"
+            elif name in ("properties", "$defs"):
+                value = f'{{"x": {self._schema(depth + 1)}, "a b": {self._schema(depth + 1)}}}'
+            else:
+                value = self._schema(depth + 1)
+            made.append(f'"{name}": {value}')
+        return "{" + ", ".join(made) + "}"
 
     def _beyond(self, kind: inspect.Type) -> str | None:
         """Half of the time a value just outside of a type's own bounds, where it has any."""
