@@ -26,7 +26,7 @@ async def fill_in(service: Service, request: web.Request, call: Call) -> web.Str
     served = service.served
     infill.require_fim(served.special_tokens, served.model_id)
     body = infill.decode_infill(await request.read(), served.limits)
-    make = partial(infill.infill_request, body, served.tokenizer, served.special_tokens, served.limits)
+    make = partial(infill.infill_request, body, served.tokenizer, served.grammars, served.special_tokens, served.limits)
     call.submit([await service.prepare(partial(make, service.new_id(call)))])
     filling = infill.Filling(served.model_id, body, time.monotonic)
     if body.stream:

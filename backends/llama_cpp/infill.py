@@ -25,10 +25,11 @@ from backends.llama_cpp.engine.types import (
 )
 from backends.llama_cpp.errors import RequestError, engine_failed
 from backends.llama_cpp.logprobs import native_logprobs
-from backends.llama_cpp.prompts import check_prompt, generates
+from backends.llama_cpp.prompts import Grammars, check_prompt, compiled, generates
 from backends.llama_cpp.requests import Limits, TextBody, TokenId, Tokens, choices, decode, max_tokens
 from backends.llama_cpp.responses import DONE
 from backends.llama_cpp.sampling import INT32_MAX, Tokenizer
+from backends.llama_cpp.structured.constraints import completion_constraint
 from backends.llama_cpp.tokens import mixed_tokens
 from backends.llama_cpp.unsupported import INFILL
 
@@ -89,13 +90,19 @@ def require_fim(special: SpecialTokens, model_id: str) -> None:
 
 
 def infill_request(
-    body: InfillBody, tokenizer: Tokenizer, special: SpecialTokens, limits: Limits, new_id: Callable[[], str]
+    body: InfillBody,
+    tokenizer: Tokenizer,
+    grammars: Grammars,
+    special: SpecialTokens,
+    limits: Limits,
+    new_id: Callable[[], str],
 ) -> Generate:
     """The Generate that fills the gap."""
     prompt = infill_prompt(body, tokenizer, special, limits)
     check_prompt(prompt, limits, "prompt")
     asked = msgspec.structs.replace(body, n_predict=1) if body.warms_up else body
-    (generate,) = generates(asked, [prompt], tokenizer, limits, new_id)
+    constraint = compiled(completion_constraint(body, tokenizer), grammars)
+    (generate,) = generates(asked, [prompt], tokenizer, limits, new_id, constraint)
     return generate
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
 from backends.llama_cpp.chat.body import ChatBody
 from backends.llama_cpp.chat.conversation import Chat
 from backends.llama_cpp.chat.reader import Reading
-from backends.llama_cpp.engine.types import Generate
+from backends.llama_cpp.engine.grammars import GrammarError
+from backends.llama_cpp.engine.types import Constraint, Generate
 from backends.llama_cpp.errors import RequestError, context_exceeded
 from backends.llama_cpp.media.parts import Abilities, check_media, marked
 from backends.llama_cpp.requests import (
@@ -30,6 +32,7 @@ from backends.llama_cpp.requests import (
     stops,
 )
 from backends.llama_cpp.sampling import Tokenizer, sampling
+from backends.llama_cpp.structured.constraints import Asked, chat_constraint, completion_constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,27 @@ class ChatRequest:
     reading: Reading
 
 
+class Grammars(Protocol):
+    """What compiles grammars for the model. Safe to call from any thread; blocks."""
+
+    def check(self, grammar: str, said: str = "") -> None: ...
+
+
 def chat_request(
-    body: ChatBody, tokenizer: Tokenizer, chat: Chat, limits: Limits, new_id: Callable[[], str], now: datetime
+    body: ChatBody,
+    tokenizer: Tokenizer,
+    grammars: Grammars,
+    chat: Chat,
+    limits: Limits,
+    new_id: Callable[[], str],
+    now: datetime,
 ) -> ChatRequest:
     """One Generate for the conversation. `now` is what a template may print."""
     rendered = chat.render(body, now)
     prompt = _chat_tokens(rendered.prompt, tokenizer, chat)
     check_prompt(prompt, limits, "messages")
-    (generate,) = generates(body, [prompt], tokenizer, limits, new_id)
+    constraint = compiled(chat_constraint(body, rendered, tokenizer), grammars)
+    (generate,) = generates(body, [prompt], tokenizer, limits, new_id, constraint)
     visible = visible_tokens(rendered.reading.markers, tokenizer)
     return ChatRequest([replace(generate, visible_tokens=visible)], rendered.reading)
 
@@ -79,12 +95,26 @@ def visible_tokens(markers: Iterable[str], tokenizer: Tokenizer) -> frozenset[in
     return frozenset(tokens[0] for tokens in found if len(tokens) == 1)
 
 
+def compiled(asked: Asked | None, grammars: Grammars) -> Constraint | None:
+    """A constraint that the engine can follow. Raises `RequestError` for one that does not compile."""
+    if asked is None:
+        return None
+    try:
+        grammars.check(asked.constraint.grammar, asked.constraint.said)
+    except GrammarError as error:
+        if asked.optional:
+            return None
+        raise RequestError(f"{asked.param}: {error}", param=asked.param) from None
+    return asked.constraint
+
+
 def completion_requests(
-    body: CompletionBody, tokenizer: Tokenizer, limits: Limits, new_id: Callable[[], str]
+    body: CompletionBody, tokenizer: Tokenizer, grammars: Grammars, limits: Limits, new_id: Callable[[], str]
 ) -> list[Generate]:
     """One Generate per prompt, in order."""
     prompts = [_tokens(prompt, tokenizer, limits, "prompt") for prompt in several(body.prompt, "prompt", MAX_PROMPTS)]
-    return generates(body, prompts, tokenizer, limits, new_id)
+    constraint = compiled(completion_constraint(body, tokenizer), grammars)
+    return generates(body, prompts, tokenizer, limits, new_id, constraint)
 
 
 def _tokens(one: str | Tokens, tokenizer: Tokenizer, limits: Limits, param: str) -> Tokens:
@@ -115,10 +145,18 @@ def check_prompt(tokens: Sequence[int], limits: Limits, param: str) -> None:
 
 
 def generates(
-    body: GenerateBody, prompts: Sequence[Tokens], tokenizer: Tokenizer, limits: Limits, new_id: Callable[[], str]
+    body: GenerateBody,
+    prompts: Sequence[Tokens],
+    tokenizer: Tokenizer,
+    limits: Limits,
+    new_id: Callable[[], str],
+    constraint: Constraint | None = None,
 ) -> list[Generate]:
     """One Generate per prompt with the sampling the body asks for."""
     n, limit, stop = choices(body, limits), max_tokens(body), stops(body)
     sampler = sampling(body, limits.n_vocab, tokenizer)
     cache, logprobs = body.cache_prompt is not False, body.alternatives()
-    return [Generate(new_id(), prompt, sampler, limit, stop, n, cache, logprobs=logprobs) for prompt in prompts]
+    return [
+        Generate(new_id(), prompt, sampler, limit, stop, n, cache, constraint=constraint, logprobs=logprobs)
+        for prompt in prompts
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -35,6 +35,22 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+class JsonSchemaFormat(msgspec.Struct, frozen=True):
+    """OpenAI's wrapping of a schema. It is enforced whether `strict` or not."""
+
+    schema: dict[str, Any] | bool | None = None
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """What an answer is to be. `schema` beside `json_object` is llama-server's."""
+
+    type: str
+    schema: dict[str, Any] | bool | None = None
+    json_schema: JsonSchemaFormat | None = None
+
+
 class GenerateBody(SamplingBody, frozen=True, kw_only=True):
     """The fields chat and text completions share."""
 
@@ -50,6 +66,11 @@ class GenerateBody(SamplingBody, frozen=True, kw_only=True):
     n_probs: Annotated[int, Meta(ge=0, le=MAX_PROBS)] | None = None
     """llama-server's name of what chats and completions each say in their own way."""
     cache_prompt: bool | None = None
+    grammar: str | None = None
+    """GBNF; empty is none."""
+    json_schema: dict[str, Any] | bool | None = None
+    """llama-server's way to ask for a schema; an empty one is any object."""
+    response_format: ResponseFormat | None = None
 
     @property
     def include_usage(self) -> bool:

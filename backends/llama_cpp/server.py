@@ -70,7 +70,7 @@ async def _chat(service: Service, request: web.Request, call: Call) -> web.Strea
     if has_media(body.messages):
         asked = await _media_chat(service, body, chat, call)
     else:
-        make = partial(prompts.chat_request, body, served.tokenizer, chat, served.limits)
+        make = partial(prompts.chat_request, body, served.tokenizer, served.grammars, chat, served.limits)
         asked = await service.prepare(partial(make, service.new_id(call), service.now()))
     new_reader = partial(ChoiceReader, asked.reading, service.new_call_id)
     return await _generate(service, request, call, body, asked.generates, Dialect.CHAT, new_reader)
@@ -78,8 +78,9 @@ async def _chat(service: Service, request: web.Request, call: Call) -> web.Strea
 
 async def _media_chat(service: Service, body: ChatBody, chat: Chat, call: Call) -> prompts.ChatRequest:
     served = service.served
-    check = partial(unread_request, body, chat, served.able, served.tokenizer, served.limits, service.new_id(call))
-    unread, generate = await service.prepare(partial(check, service.now(), service.new_call_id()))
+    check = partial(unread_request, body, chat, served.able, served.tokenizer, served.grammars, served.limits)
+    make = partial(check, service.new_id(call), service.now(), service.new_call_id())
+    unread, generate = await service.prepare(make)
     assert served.media is not None, "media passed for a model that takes none"
     return await service.encode(partial(read_chat, unread, generate, served.media))
 
@@ -88,7 +89,7 @@ async def _complete(service: Service, request: web.Request, call: Call) -> web.S
     service.require(Task.GENERATE)
     served = service.served
     body = decode_completion(await request.read())
-    make = partial(prompts.completion_requests, body, served.tokenizer, served.limits)
+    make = partial(prompts.completion_requests, body, served.tokenizer, served.grammars, served.limits)
     generates = await service.prepare(partial(make, service.new_id(call)))
     return await _generate(service, request, call, body, generates, Dialect.COMPLETION)
 

@@ -24,6 +24,7 @@ from backends.llama_cpp.engine.types import Ended, Output, SpecialTokens, Task
 from backends.llama_cpp.errors import RequestError, engine_failed
 from backends.llama_cpp.media.chats import MediaReader
 from backends.llama_cpp.media.parts import Abilities
+from backends.llama_cpp.prompts import Grammars
 from backends.llama_cpp.requests import Limits
 from backends.llama_cpp.tokens import Vocabulary
 
@@ -46,6 +47,7 @@ class Served:
     model_id: str
     limits: Limits
     tokenizer: Vocabulary
+    grammars: Grammars
     chat: Chat | ChatTemplateError
     """What answers chats, or why none can be answered."""
     task: Task

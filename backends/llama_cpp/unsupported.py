@@ -24,10 +24,6 @@ def _at_most(limit: float) -> Off:
     return lambda value: isinstance(value, int | float) and value <= limit
 
 
-def _is_text_format(value: object) -> bool:
-    return isinstance(value, dict) and value.get("type") == "text"
-
-
 _NEVER = _one_of()
 _FALSE = _one_of(False)
 _EMPTY = _one_of([], {}, "")
@@ -40,15 +36,14 @@ _GENERATION: dict[str, Off] = {
     "thinking_budget_tokens": _one_of(-1),
     "lora": _EMPTY,
 }
-_STRUCTURE: dict[str, Off] = {
-    "grammar": _EMPTY,
-    "json_schema": _NEVER,
-    "response_format": _is_text_format,
+_LAZY_GRAMMARS: dict[str, Off] = {
+    "grammar_lazy": _FALSE,
+    "grammar_triggers": _EMPTY,
 }
 
 CHAT: Mapping[str, Off] = {
     **_GENERATION,
-    **_STRUCTURE,
+    **_LAZY_GRAMMARS,
     "functions": _EMPTY,
     "function_call": _one_of("none", "auto", ""),
     "modalities": _one_of([], ["text"]),
@@ -56,7 +51,7 @@ CHAT: Mapping[str, Off] = {
 }
 COMPLETION: Mapping[str, Off] = {
     **_GENERATION,
-    **_STRUCTURE,
+    **_LAZY_GRAMMARS,
     "best_of": _one_of(1),
     "echo": _FALSE,
     "suffix": _EMPTY,

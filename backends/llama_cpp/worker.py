@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,9 @@ from backends.llama_cpp.settings import LlamaCppSettings
 STOP_GRACE_S = 30.0
 """How long running requests may go on after SIGTERM. The daemon has its own patience, and SIGKILL."""
 MAX_MESSAGE_CHARS = 8000
+THREAD_STACK_BYTES = 64 * 1024 * 1024
+"""Of every thread that is started. The longest chain of references that a schema may have takes llguidance 32 MiB of
+it; only what is used takes memory."""
 BACKLOG = 1024
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ def run(
     portable: bool,
 ) -> Failed | None:
     """Load the model and serve it until SIGTERM. Returns why it could not be loaded, or None after serving."""
+    threading.stack_size(THREAD_STACK_BYTES)
     on_progress = LoadProgress(reporter.send, time.monotonic)
     try:
         model = Model.load(settings, offload, portable=portable, on_progress=on_progress)
@@ -99,6 +104,7 @@ def describe(model: Model, model_id: str, settings: LlamaCppSettings, projector:
         model_id,
         limits,
         model,
+        model.grammars,
         _chat(model, settings),
         model.facts.task,
         model.special_tokens,

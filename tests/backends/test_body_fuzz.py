@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.body_fuzzer import BodyFuzzer, scaled
-from worker_doubles import LIMITS, CharTokenizer
+from worker_doubles import LIMITS, CharTokenizer, char_grammars
 
 from backends.llama_cpp import infill, prompts, tokens, unsupported, vectors
 from backends.llama_cpp.chat.body import ChatBody, decode_chat
@@ -32,6 +32,7 @@ LONGEST_REFUSAL = 2_000
 """Bytes; a refusal may quote a little of what it refuses."""
 SPECIAL = SpecialTokens(bos=1, eos=2, add_bos=True, fim_prefix=5, fim_suffix=6, fim_middle=7)
 VOCABULARY = CharTokenizer()
+GRAMMARS = char_grammars()
 
 
 def chat(data: bytes) -> object:
@@ -41,7 +42,7 @@ def chat(data: bytes) -> object:
 
 
 def completion(data: bytes) -> object:
-    return prompts.completion_requests(decode_completion(data), VOCABULARY, LIMITS, lambda: "r")
+    return prompts.completion_requests(decode_completion(data), VOCABULARY, GRAMMARS, LIMITS, lambda: "r")
 
 
 def embedding(data: bytes) -> object:
@@ -53,7 +54,7 @@ def rerank(data: bytes) -> object:
 
 
 def fill_in(data: bytes) -> object:
-    return infill.infill_request(infill.decode_infill(data, LIMITS), VOCABULARY, SPECIAL, LIMITS, lambda: "r")
+    return infill.infill_request(infill.decode_infill(data, LIMITS), VOCABULARY, GRAMMARS, SPECIAL, LIMITS, lambda: "r")
 
 
 @dataclass(frozen=True)

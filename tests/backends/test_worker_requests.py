@@ -80,9 +80,8 @@ def test_a_bad_field_is_refused_by_name(fields: dict[str, object], param: str) -
 
 
 UNSUPPORTED = [
-    ("grammar", 'root ::= "a"', ""),
-    ("json_schema", {}, None),
-    ("response_format", {"type": "json_object"}, {"type": "text"}),
+    ("grammar_lazy", True, False),
+    ("grammar_triggers", [{"type": 0, "value": "x"}], []),
     ("functions", [{}], []),
     ("post_sampling_probs", True, False),
     ("lora", [{"id": 0, "scale": 1}], []),

@@ -13,11 +13,13 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from llguidance import LLTokenizer, TokenizerWrapper
 
 from backends.control import Usage
 from backends.llama_cpp.calls import Switchboard
 from backends.llama_cpp.chat.conversation import Chat
 from backends.llama_cpp.chat.template import CHATML, ChatTemplateError
+from backends.llama_cpp.engine.grammars import Grammars
 from backends.llama_cpp.engine.types import (
     Embed,
     Ended,
@@ -48,6 +50,20 @@ class CharTokenizer:
 
     def token_bytes(self, token: int, /) -> bytes:
         return bytes([token])
+
+
+def char_grammars() -> Grammars:
+    """Compiles for those tokens; number 2 ends an answer."""
+
+    class Characters:
+        eos_token_id, bos_token_id = 2, 1
+        tokens = [b"\xff<s>" if token in (1, 2) else bytes([token]) for token in range(256)]  # noqa: RUF012
+        special_token_ids = (1, 2)
+
+        def __call__(self, text: str | bytes) -> list[int]:
+            return list(text.encode() if isinstance(text, str) else text)
+
+    return Grammars(lambda: LLTokenizer(TokenizerWrapper(Characters()), n_vocab=256, eos_token=[2]))
 
 
 class ScriptedEngine:
@@ -123,7 +139,9 @@ async def serving(
     switchboard = Switchboard(asyncio.get_running_loop(), usages.append)
     engine = ScriptedEngine(switchboard.emit)
     switchboard.connect(engine)
-    served = Served("m", limits, CharTokenizer(), compiled, task, special_tokens, rerank_template, media)
+    served = Served(
+        "m", limits, CharTokenizer(), char_grammars(), compiled, task, special_tokens, rerank_template, media
+    )
     call_ids = itertools.count(1)
     service = Service(served, switchboard, lambda: NOW, lambda: f"call{next(call_ids):05}")
     runner = web.AppRunner(application(service), handler_cancellation=True, access_log=None, shutdown_timeout=1)

@@ -92,6 +92,8 @@ class Shape:
     tied: bool = False
     weight_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16
     architecture: str = "llama"
+    control: tuple[str, ...] = ()
+    """Texts that stand in the place of SmolLM2's own control tokens, from number 3 on; at most 14."""
     classes: int = 0
     """Outputs of a classifier on top, which reranking models have (of architecture qwen3 here)."""
 
@@ -121,7 +123,7 @@ def write_model(
     target = path.with_name(path.name + ".gguf") if shards > 1 else path
     writer = gguf.GGUFWriter(target, shape.architecture, split_max_tensors=per_file)
     _add_hyperparameters(writer, shape)
-    _add_vocabulary(writer, smollm2_vocabulary(shape.n_vocab))
+    _add_vocabulary(writer, smollm2_vocabulary(shape.n_vocab), shape.control)
     for key, value in (metadata or {}).items():
         _add_value(writer, key, value)
     for name, data, kind in tensors:
@@ -167,10 +169,11 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, control: tuple[str, ...]) -> None:
+    assert len(control) <= 14
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_list([*vocabulary.tokens[:3], *control, *vocabulary.tokens[3 + len(control) :]])
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
     writer.add_bos_token_id(1)

@@ -84,8 +84,7 @@ def decode_chat(data: bytes) -> ChatBody:
     check_messages(body.messages)
     _check_kwargs(body.chat_template_kwargs or {})
     _check_continuation(body)
-    if chosen_tools(body).must is Must.CALL:
-        raise RequestError("tool_choice: forcing a call is not supported yet; leave it out", param="tool_choice")
+    chosen_tools(body)
     return body
 
 

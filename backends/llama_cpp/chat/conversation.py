@@ -35,6 +35,8 @@ class Rendered:
     reading: Reading
     choice: Choice
     format: Format
+    said: str = ""
+    """What the prompt has of the answer already, reasoning aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Chat:
             calls = None if choice.must is Must.NONE else form
             ends = self.family is not None and self.family.calls_end_reasoning
             reading = Reading(calls, choice.callable or choice.tools, tags, opening, raw, ends)
-        return Rendered(prompt + more, reading, choice, form)
+        begun = message_text(continued) if continued is not None else ""
+        return Rendered(prompt + more, reading, choice, form, begun)
 
     def _messages(self, messages: Sequence[Message]) -> list[dict[str, object]]:
         """What the template takes. Calls and results become words where it would not show them."""

@@ -54,14 +54,15 @@ class TaggedCalls:
         written = []
         for name, arguments in calls:
             values = "".join(
-                f"{self._key_text(key, is_text=isinstance(value, str))}{self._written(value)}{self.end_value}\n"
+                f"{self.key_text(key, is_text=isinstance(value, str))}{self._written(value)}{self.end_value}\n"
                 for key, value in arguments.items()
             )
             end = f"{self.end_call}\n" if self.end_call else ""
             written.append(f"{self.open}{self.write_header.format(name=name)}\n{values}{end}{self.close}")
         return "\n".join(written)
 
-    def _key_text(self, key: str, *, is_text: bool) -> str:
+    def key_text(self, key: str, *, is_text: bool) -> str:
+        """An argument's beginning as the family writes it."""
         return self.write_key.format(key=key, is_text="true" if is_text else "false")
 
     def _written(self, value: object) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
+from backends.llama_cpp.engine.constrained import constrained, is_complete
 from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
@@ -154,6 +155,8 @@ class Generator:
                     n_vocab=model.n_vocab,
                     n_ctx=model.n_ctx,
                 )
+                if request.constraint is not None:
+                    sampler = constrained(sampler, request, request.constraint, model)
                 text = TextStream(request.stop)
                 lookup = Lookup() if self._guesses and job.may_round_differently else None
                 logprobs = Logprobs(request.logprobs, piece) if request.logprobs is not None else None
@@ -305,8 +308,9 @@ class Generator:
                 continue
             if grant.draft:
                 self._take_back(grant, right=len(tokens) - 1)
-            for token in tokens:
-                if self._say(sequence, token, outputs) is not None:
+            last = len(tokens) if is_complete(sequence.sampler) else 0
+            for number, token in enumerate(tokens, 1):
+                if self._say(sequence, token, outputs, last=number == last) is not None:
                     break
 
     def _choose(self, grant: Grant) -> list[int] | SamplingError:
@@ -323,13 +327,13 @@ class Generator:
                 if logprobs is not None:
                     logprobs.observe(logits)
                 token = sampler.pick(logits, model.ctx, grant.output + at)
+                sampler.accept(token)
             except SamplingError as error:
                 return error
-            sampler.accept(token)
             if logprobs is not None:
                 logprobs.choose(token, logits)
             tokens.append(token)
-            if token != guess or token in model.eog_tokens:
+            if token != guess or token in model.eog_tokens or is_complete(sampler):
                 break
         return tokens
 
@@ -347,8 +351,8 @@ class Generator:
         assert sequence.place is not None
         self._cache.cut(sequence.place, length, sequence.job.layout.position(length))
 
-    def _say(self, sequence: Sequence, token: int, outputs: list[Output]) -> Finish | None:
-        """Take a token into a choice; returns why the choice has ended with it, if it has."""
+    def _say(self, sequence: Sequence, token: int, outputs: list[Output], *, last: bool) -> Finish | None:
+        """Take a token into a choice; returns why the choice has ended with it, if it has. Nothing follows the last."""
         model, job = self._model, sequence.job
         sequence.tokens.append(token)
         sequence.unsent_tokens += 1
@@ -363,6 +367,8 @@ class Generator:
             text, stopped = sequence.text.push(piece)
             if stopped:
                 finish = Finish.STOP
+            elif last:
+                text, finish = text + sequence.text.finish(), Finish.STOP
             elif len(sequence.tokens) >= sequence.limit:
                 text, finish = text + sequence.text.finish(), Finish.LENGTH
         if text or finish is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -19,6 +19,7 @@ from backends.base import Offload
 from backends.llama_cpp.engine import logs, vocabulary
 from backends.llama_cpp.engine.adapters import apply_adapters, load_adapters
 from backends.llama_cpp.engine.cuts import LONG_CHARS, Cuts
+from backends.llama_cpp.engine.grammars import Grammars
 from backends.llama_cpp.engine.params import (
     ModelFacts,
     ModelLoadError,
@@ -31,6 +32,9 @@ from backends.llama_cpp.engine.params import (
 )
 from backends.llama_cpp.engine.types import SpecialTokens, Task
 from backends.llama_cpp.settings import LlamaCppSettings
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 __all__ = ["Batch", "Model", "ModelLoadError"]
 
@@ -133,6 +137,7 @@ class Model:
         """Size of the whole cache, known after the warm-up from what its tokens took."""
         self._pieces: list[bytes | None] = [None] * self.n_vocab
         self._control_pieces: dict[int, bytes] = {}
+        self.grammars = Grammars(self._guidance_tokenizer)
         self._logits: npt.NDArray[np.float32] | None = None
         self._logits_address = 0
 
@@ -296,6 +301,11 @@ class Model:
         if piece is None:
             piece = self._control_pieces[token] = self._render(token, special=True)
         return piece
+
+    def _guidance_tokenizer(self) -> LLTokenizer:
+        return vocabulary.guidance_tokenizer(
+            self._vocab, self.n_vocab, lambda token, visible: self.piece(token, visible=visible), self.eog_tokens
+        )
 
     def decode(self, batch: AnyBatch) -> int:
         """Run a batch. llama.cpp's code: 0, 1 no room, 2 aborted, -1 a bad batch, below that fatal.

@@ -146,6 +146,31 @@ class MediaSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """The reasoning that may come before what is constrained."""
+
+    open: str
+    close: str
+    begun: bool = False
+    """The prompt has opened it."""
+    token: int | None = None
+    """The single token that `open` is, if it is one: an answer may begin with it although its grammar does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must follow. Reasoning stays free."""
+
+    grammar: str
+    """In llguidance's dialect of Lark. It was compiled before, so that it is known to be one."""
+    thinking: Thinking | None = None
+    triggers: tuple[str, ...] = ()
+    """The grammar begins behind the first of these texts, and there may be none; empty: it begins at once."""
+    said: str = ""
+    """The beginning of what the grammar is for, which the prompt has at its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """A request for `n` continuations of one prompt. `prompt` holds token ids, at least one, fewer than n_ctx.
 
@@ -166,6 +191,7 @@ class Generate:
     logprobs: int | None = None
     """With each token of the answer its logprob is told, and those of so many likely ones; None tells nothing."""
     media: tuple[MediaSpan, ...] = ()
+    constraint: Constraint | None = None
 
     @property
     def text(self) -> tuple[int, ...]:

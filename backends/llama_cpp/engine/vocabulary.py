@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as llama
 
 from backends.llama_cpp.engine.cuts import Cuts
 from backends.llama_cpp.engine.types import SpecialTokens
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 _USER_DEFINED = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 _SPECIAL = _USER_DEFINED | llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -45,3 +50,21 @@ def cuts(vocab: Any, n_vocab: int, *, parse_special: bool) -> Cuts:
             texts.add((llama.llama_vocab_get_text(vocab, token) or b"").decode("utf-8", errors="replace"))
             strips = strips or bool(attributes & _STRIPS)
     return Cuts(texts, strips=strips)
+
+
+def guidance_tokenizer(
+    vocab: Any, n_vocab: int, piece: Callable[[int, bool], bytes], eog_tokens: Iterable[int]
+) -> LLTokenizer:
+    """The vocabulary for llguidance. `piece` gives a token's bytes, those of a control token if its argument is true.
+
+    A token is what it adds to a text: control tokens add nothing, and llguidance knows them by a first byte of 0xFF.
+    """
+    import llguidance
+
+    tokens = [piece(token, False) or b"\xff" + piece(token, True) for token in range(n_vocab)]
+    tokenize = ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value  # noqa: SLF001 (llguidance calls it from C)
+    guidance: Any = llguidance.LLTokenizer
+    made: LLTokenizer = guidance.from_llamacpp(
+        tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=sorted(eog_tokens), slices=None
+    )
+    return made

@@ -13,13 +13,13 @@ from typing import Protocol
 import msgspec
 
 from backends.llama_cpp.chat.body import ChatBody
-from backends.llama_cpp.chat.conversation import Chat
-from backends.llama_cpp.chat.reader import Reading
+from backends.llama_cpp.chat.conversation import Chat, Rendered
 from backends.llama_cpp.engine.types import Generate, MediaSpan
 from backends.llama_cpp.media.parts import Abilities, Medium, assembled, marked, take_media
-from backends.llama_cpp.prompts import ChatRequest, generates, visible_tokens, wants_bos
+from backends.llama_cpp.prompts import ChatRequest, Grammars, compiled, generates, visible_tokens, wants_bos
 from backends.llama_cpp.requests import Limits, Tokens
 from backends.llama_cpp.sampling import Tokenizer
+from backends.llama_cpp.structured.constraints import chat_constraint
 
 Part = str | Medium
 
@@ -55,7 +55,7 @@ class UnreadChat:
     parts: list[Part]
     add_special: bool
     """Whether the vocabulary's beginning of sequence is to be put in front."""
-    reading: Reading
+    rendered: Rendered
 
 
 def unread_chat(body: ChatBody, chat: Chat, able: Abilities, now: datetime, secret: str) -> UnreadChat:
@@ -66,7 +66,7 @@ def unread_chat(body: ChatBody, chat: Chat, able: Abilities, now: datetime, secr
     media = take_media(body.messages, able)
     rendered = chat.render(msgspec.structs.replace(body, messages=marked(body.messages, secret)), now)
     parts = assembled(rendered.prompt, media, secret)
-    return UnreadChat(parts, wants_bos(rendered.prompt, chat), rendered.reading)
+    return UnreadChat(parts, wants_bos(rendered.prompt, chat), rendered)
 
 
 def unread_request(
@@ -74,6 +74,7 @@ def unread_request(
     chat: Chat,
     able: Abilities,
     tokenizer: Tokenizer,
+    grammars: Grammars,
     limits: Limits,
     new_id: Callable[[], str],
     now: datetime,
@@ -81,11 +82,12 @@ def unread_request(
 ) -> tuple[UnreadChat, Generate]:
     """Such a conversation and its Generate, with all its fields checked and still without a prompt."""
     unread = unread_chat(body, chat, able, now, secret)
-    (generate,) = generates(body, [()], tokenizer, limits, new_id)
-    return unread, replace(generate, visible_tokens=visible_tokens(unread.reading.markers, tokenizer))
+    constraint = compiled(chat_constraint(body, unread.rendered, tokenizer), grammars)
+    (generate,) = generates(body, [()], tokenizer, limits, new_id, constraint)
+    return unread, replace(generate, visible_tokens=visible_tokens(unread.rendered.reading.markers, tokenizer))
 
 
 def read_chat(unread: UnreadChat, generate: Generate, reader: MediaReader, stop: Callable[[], bool]) -> ChatRequest:
     """The same with its prompt. `stop` says that nobody waits for it any more."""
     prompt = reader.read(unread.parts, add_special=unread.add_special, stop=stop)
-    return ChatRequest([replace(generate, prompt=prompt.tokens, media=prompt.spans)], unread.reading)
+    return ChatRequest([replace(generate, prompt=prompt.tokens, media=prompt.spans)], unread.rendered.reading)

@@ -1,0 +1,1 @@
+"""What a client wants an answer to look like, and the grammar that comes to."""
