@@ -135,10 +135,8 @@ def test_without_layers_on_a_gpu_no_gpu_is_opened() -> None:
 
 def test_a_projector_goes_where_the_output_layer_goes() -> None:
     assert projector_device(settings(), Offload()) == (False, None)
-    assert projector_device(settings(n_gpu_layers=0), Offload(n_gpu_layers=7)) == (False, None)
     # Without names llama.cpp takes the GPU it finds, or none.
     assert projector_device(settings(), Offload(n_gpu_layers=7)) == (True, None)
-    assert projector_device(settings(n_gpu_layers="all"), Offload()) == (True, None)
     assert projector_device(settings(mmproj_offload=False), Offload(n_gpu_layers=7)) == (False, None)
     with pytest.raises(ModelLoadError, match="no device named 'CUDA7'"):
         projector_device(settings(), Offload(n_gpu_layers=7, devices=("CUDA7",)))
