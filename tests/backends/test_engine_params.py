@@ -112,7 +112,8 @@ def test_n_cpu_moe_keeps_the_experts_of_the_first_blocks_in_ram() -> None:
 
 
 def test_tensors_named_by_a_pattern_stay_in_ram_before_experts_do() -> None:
-    params = model_params(settings(override_tensor=("ffn_.*_shexp=CPU", "^output=CPU"), n_cpu_moe=1), Offload(), False)
+    patterned = settings(override_tensor=("ffn_.*_shexp=CPU", "^output=CPU"))
+    params = model_params(patterned, Offload(n_cpu_moe=1), False)
     overrides = ctypes.cast(params.struct.tensor_buft_overrides, ctypes.POINTER(BufferOverride))
     patterns = [overrides[index].pattern for index in range(4)]
     assert patterns == [b"ffn_.*_shexp", b"^output", rb"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps", None]
