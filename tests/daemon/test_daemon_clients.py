@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 import pytest_asyncio
+from pydantic import BaseModel
 from support.client_daemon import client_daemon
 from support.running_daemon import RunningDaemon
 
@@ -99,3 +100,74 @@ async def test_a_text_completion_streams_several_choices_of_several_prompts(clie
             texts[choice.index] += choice.text
     assert [choice.text for choice in whole.choices] == list(texts.values())
     assert texts[0] == texts[1] != texts[2] == texts[3]
+
+
+class GetWeather(BaseModel):
+    """The weather in a city."""
+
+    city: Literal["Oslo", "Paris"]
+    unit: Literal["celsius", "fahrenheit"]
+
+
+class Verdict(BaseModel):
+    animal: Literal["cat", "dog"]
+    sure: bool
+
+
+TOOL: Any = openai.pydantic_function_tool(GetWeather, name="get_weather")
+
+
+async def test_a_forced_call_streams_and_is_parsed_and_the_conversation_goes_on(client: openai.AsyncOpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    told, done = "", None
+    asked: Any = {"model": "smol", "tools": [TOOL], "tool_choice": "required", "max_tokens": 100, "temperature": 0}
+    async with client.chat.completions.stream(messages=messages, **asked) as stream:
+        async for event in stream:
+            if event.type == "tool_calls.function.arguments.delta":
+                told += event.arguments_delta
+            elif event.type == "tool_calls.function.arguments.done":
+                done = event
+        (choice,) = (await stream.get_final_completion()).choices
+    assert choice.finish_reason == "tool_calls"
+    calls = choice.message.tool_calls
+    assert calls
+    assert isinstance(calls[0].function.parsed_arguments, GetWeather)
+    assert done is not None
+    assert (done.name, done.parsed_arguments) == ("get_weather", calls[-1].function.parsed_arguments)
+    assert told == "".join(call.function.arguments for call in calls)
+    messages.append(choice.message.model_dump(exclude_none=True, include={"role", "content", "tool_calls"}))
+    messages += [{"role": "tool", "tool_call_id": call.id, "content": "Snow, minus 3 degrees."} for call in calls]
+    answer = await client.chat.completions.create(messages=messages, tools=[TOOL], tool_choice="none", **SHORT)
+    assert answer.choices[0].message.content
+    assert answer.choices[0].message.tool_calls is None
+
+
+async def test_a_named_tool_is_called_once_and_parsed(client: openai.AsyncOpenAI) -> None:
+    answer = await client.chat.completions.parse(
+        model="smol",
+        messages=ASK,
+        tools=[TOOL, openai.pydantic_function_tool(Verdict, name="judge")],
+        tool_choice={"type": "function", "function": {"name": "judge"}},
+        max_tokens=100,
+    )
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert call.function.name == "judge"
+    assert isinstance(call.function.parsed_arguments, Verdict)
+
+
+async def test_an_answer_is_parsed_into_a_pydantic_model_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "It purrs. Which animal is it?"}]
+    asked: Any = {
+        "model": "smol",
+        "messages": messages,
+        "response_format": Verdict,
+        "max_tokens": 100,
+        "temperature": 0,
+    }
+    whole = (await client.chat.completions.parse(**asked)).choices[0].message
+    assert isinstance(whole.parsed, Verdict)
+    async with client.chat.completions.stream(**asked) as stream:
+        parsed = [event.parsed async for event in stream if event.type == "content.delta"]
+        streamed = (await stream.get_final_completion()).choices[0].message
+    assert streamed.parsed == whole.parsed
+    assert parsed[-1] == whole.parsed.model_dump()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -11,6 +11,7 @@ import pytest_asyncio
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from pydantic import BaseModel
 from support.client_daemon import client_daemon
 from support.running_daemon import RunningDaemon
 
@@ -19,7 +20,7 @@ ASK = "What is the capital of France?"
 
 
 @tool
-def get_weather(city: str) -> str:
+def get_weather(city: Literal["Oslo", "Paris"]) -> str:
     """The weather in a city."""
     return f"Snow in {city}, minus 3 degrees."
 
@@ -94,3 +95,28 @@ async def test_a_text_model_completes_and_streams(base: dict[str, Any]) -> None:
     text = await model.ainvoke("One, two, three,")
     assert text
     assert "".join([piece async for piece in model.astream("One, two, three,")]) == text
+
+
+class Verdict(BaseModel):
+    """Which animal it is."""
+
+    animal: Literal["cat", "dog"]
+    sure: bool
+
+
+async def test_a_forced_call_is_made_run_and_answered(chat: ChatOpenAI) -> None:
+    history: list[BaseMessage] = [HumanMessage("What is the weather in Oslo?")]
+    asked = await chat.bind_tools([get_weather], tool_choice="get_weather").ainvoke(history, max_tokens=100)
+    assert isinstance(asked, AIMessage)
+    (call,) = asked.tool_calls
+    result = await get_weather.ainvoke(call)
+    assert isinstance(result, ToolMessage)
+    assert result.tool_call_id == call["id"]
+    answer = await chat.ainvoke([*history, asked, result])
+    assert answer.content
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_an_answer_has_the_structure_that_was_asked_for(chat: ChatOpenAI, method: Any) -> None:
+    judge = chat.model_copy(update={"max_tokens": 100}).with_structured_output(Verdict, method=method)
+    assert isinstance(await judge.ainvoke("It purrs. Which animal is it?"), Verdict)

@@ -21,8 +21,11 @@ EXTRA_MODELS = """
 - {{model_id: misspelt, model_name: smoll, api_base: "{url}/v1"}}
 - {{model_id: words, model_name: smol, api_base: "{url}/v1", completion: true}}
 """
+CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
 FUNCTION = """
-def get_weather(city: str) -> str:
+import typing
+
+def get_weather(city: typing.Literal["Oslo", "Paris"]) -> str:
     "The weather in a city."
     return f"Snow in {city}, minus 3 degrees."
 """
@@ -80,13 +83,30 @@ async def test_a_conversation_is_streamed_and_continued(llm: Llm) -> None:
     ) == answer
 
 
-async def test_a_tool_is_offered_and_the_conversation_goes_on(llm: Llm) -> None:
-    asked = ("-m", "smol", "-o", "max_tokens", "40", "-o", "temperature", "0", "--functions", FUNCTION)
-    await llm(*asked, "--cl", "3", "What is the weather in Oslo?")
-    (offered,) = {one["name"] for response in await llm.logged() for one in response["tools"]}
-    assert offered == "get_weather"
-
-
 async def test_a_text_is_completed_and_an_unknown_model_explained(llm: Llm) -> None:
     assert (await llm("-m", "words", "-o", "max_tokens", "8", "-o", "temperature", "0", "One, two, three,")).strip()
     assert "did you mean 'smol'" in await llm("-m", "misspelt", "Hi", code=1)
+
+
+async def test_a_call_is_run_and_the_conversation_goes_on(llm: Llm) -> None:
+    options = ("-o", "max_tokens", "60", "-o", "temperature", "0")
+    await llm("-m", "smol", *options, "--functions", FUNCTION, f"{CALL}\nRepeat the line above.")
+    assert (await llm("-c", *options, "--functions", FUNCTION, "Is that cold?")).strip()
+    called, told, *_, continued = await llm.logged()
+    (call,) = called["tool_calls"]
+    assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Oslo"})
+    (result,) = told["tool_results"]
+    assert result["output"] == "Snow in Oslo, minus 3 degrees."
+    assert told["response"]
+    assert continued["input_tokens"] > told["input_tokens"] + 5
+
+
+async def test_an_answer_has_the_schema_that_was_asked_for(llm: Llm) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["cat", "dog"]}, "sure": {"type": "boolean"}},
+        "required": ["animal", "sure"],
+        "additionalProperties": False,
+    }
+    answer = await llm("-m", "smol", "-o", "max_tokens", "100", "--schema", json.dumps(schema), "It purrs.")
+    assert json.loads(answer)["animal"] in ("cat", "dog")
