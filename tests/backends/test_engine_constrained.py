@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from support.engine_driver import Answer, Driver, load, settings_for, tiny_settings
 from support.schema_corpus import CORPUS, closed
-from support.structured_model import control_settings, token_of
+from support.structured_model import token_of
 
 from backends.llama_cpp.engine.constrained import ConstrainedSampler
 from backends.llama_cpp.engine.grammars import MAX_GRAMMARS, GrammarError
@@ -24,20 +23,6 @@ from backends.llama_cpp.structured.schema import enforceable
 HOT = Sampling(temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, seed=1)
 PERSON = closed({"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 130}})
 THINK = Thinking("<think>", "</think>", token=token_of("<think>"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("tiny"), n_parallel=4))
-    yield loaded
-    loaded.close()
-
-
-@pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(control_settings(tmp_path_factory.mktemp("control"), n_parallel=4))
-    yield loaded
-    loaded.close()
 
 
 def by_schema(schema: object) -> Constraint:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
-from support.engine_driver import Answer, Driver, chat_tokens, load, settings_for, tiny_settings
+from support.engine_driver import Answer, Driver, chat_tokens, load, settings_for
 
 from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Constraint, Finish, Generate, Sampling
@@ -103,13 +102,6 @@ class Schemas:
         self._defs[name] = {}
         self._defs[name] = self.one(depth + 1)
         return {"$ref": f"#/$defs/{name}"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("fuzz"), n_parallel=8))
-    yield loaded
-    loaded.close()
 
 
 def request(name: str, schema: dict[str, Any], prompt: tuple[int, ...], seed: int, **more: Any) -> Generate:

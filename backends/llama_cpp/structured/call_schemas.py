@@ -59,6 +59,7 @@ def call_schema(tool: Tool, param: str) -> CallSchema:
             _kinds(one),
         )
         for key, one in {**named, **missing}.items()
+        if one is not False
     )
     return CallSchema(tool.name, whole, arguments)
 

@@ -64,7 +64,7 @@ class GemmaValues:
 
     def _pairs(self, schema: Mapping[str, Any]) -> str:
         lark, required = self._lark, schema.get("required", ())
-        named: Mapping[str, Any] = schema.get("properties", {})
+        named = {key: one for key, one in schema.get("properties", {}).items() if one is not False}
         missing = [key for key in required if key not in named]
         if not named and not missing:
             # No names are given: any.

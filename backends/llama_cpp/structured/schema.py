@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 from backends.llama_cpp.chat.messages import depth
@@ -189,6 +189,8 @@ class Reader:
         elif key == "pattern":
             made[key] = self._pattern(value, path)
         elif key == "format":
+            if not isinstance(value, str):
+                raise self._error(path, "must be a text")
             if value in _UNENFORCED_FORMATS:
                 raise self._error(path, f"cannot be enforced for {value}; leave it out")
             if value in _FORMATS:
@@ -289,23 +291,23 @@ class Reader:
         return value
 
     def _count(self, key: str, value: object, path: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
+        if not _is_number(value) or value < 0 or value % 1:
             raise self._error(path, "must be a whole number, 0 or more")
         if key.startswith("min") and value > MAX_COUNT:
             raise self._error(path, f"is {int(value)}; {MAX_COUNT} is the most")
         return min(int(value), MAX_COUNT)
 
     def _number(self, key: str, value: object, path: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             raise self._error(path, "must be a number")
         if abs(value) <= MAX_INTEGER:
             return value
         if (value > 0) is key.lower().endswith("maximum"):
-            return math.copysign(MAX_INTEGER, value)
+            return MAX_INTEGER if value > 0 else -MAX_INTEGER
         raise self._error(path, f"is beyond {MAX_INTEGER}, where numbers are not exact")
 
     def _multiple(self, value: object, path: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if not _is_number(value) or value <= 0:
             raise self._error(path, "must be a number above 0")
         if multiple_units(value) > MAX_MULTIPLE:
             raise self._error(path, f"is {value}; multiples of up to {MAX_MULTIPLE} (in its last digit) are enforced")
@@ -344,6 +346,12 @@ class Reader:
 
     def _error(self, path: str, what: str) -> RequestError:
         return RequestError(f"{path} {what}", param=path)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """A finite one. To Python true and false are numbers, too, but not to JSON."""
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and finite
 
 
 def _modern(schema: Schema) -> Schema:

@@ -18,6 +18,7 @@ _MAPS = ("properties", "patternProperties")
 _SINGLE = ("items", "additionalProperties")
 _AT_ONCE = ("pattern", "format", "minLength", "maxLength")
 _ROOT = ""
+_MANY = Decimal(10**12)
 
 
 def ends(whole: Mapping[str, Any]) -> bool:
@@ -120,8 +121,8 @@ def _most(several: Iterator[tuple[int, float]]) -> tuple[int, float]:
 
 
 def multiple_units(value: float) -> float:
-    """A multiple in units of its last digit: 0.25 is 25."""
+    """A multiple in units of its last digit: 0.25 is 25. Never more than `_MANY`."""
     digits = Decimal(repr(value)).normalize()
     exponent = digits.as_tuple().exponent
     assert isinstance(exponent, int)
-    return float(digits.scaleb(-exponent)) if exponent < 0 else float(digits)
+    return float(min(digits.scaleb(-exponent) if exponent < 0 else digits, _MANY))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import jsonschema
 import pytest
-from support.engine_driver import Driver, load, tiny_settings
+from support.engine_driver import Driver
 from support.schema_corpus import closed
-from support.structured_model import control_settings, token_of
+from support.structured_model import token_of
 
 from backends.llama_cpp.chat.body import decode_chat
 from backends.llama_cpp.chat.conversation import Chat, Rendered
@@ -43,20 +42,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {"book": BOOK, "note": NOTE, "now": {"type"
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SCHEMAS.items()]
 BOOKING = {"city": "São Paulo", "nights": 3, "rooms": ["suite"], "extra": {"late": None}}
 NOTING = {"text": 'a <b> & "c"\n{}', "place": [1, 2.5]}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("tiny"), n_parallel=4))
-    yield loaded
-    loaded.close()
-
-
-@pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(control_settings(tmp_path_factory.mktemp("control"), n_parallel=4))
-    yield loaded
-    loaded.close()
 
 
 def template(family: Family, ending: str = "") -> str:
@@ -385,3 +370,32 @@ def test_what_cannot_be_asked_for_is_refused_by_name(
 )
 def test_nothing_is_enforced_where_nothing_is_asked(tiny: Model, fields: dict[str, Any]) -> None:
     assert rendered(GENERIC, tiny, **{"tools": [], **fields})[1] is None
+
+
+ODD_PARAMETERS = (
+    {"properties": {"a": True, "b": False, "c": {}}},
+    {"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": ["integer", "null"]}}, "required": ["a", "z"]},
+    {"properties": {"weird key>\n": {"type": "string"}, "": {"type": "string", "const": ""}}},
+    {"properties": {"a": {"type": "string", "enum": ["</parameter>", "\n", '<|"|>', "]"]}}},
+    {"properties": {"a": {"anyOf": [{"type": "array", "items": {"$ref": "#"}}, {"type": "null"}]}}},
+    {"properties": {"a": {"type": "object", "properties": {"b": {"prefixItems": [{}, {"const": 1}]}}}}},
+    {"additionalProperties": {"type": "integer"}, "maxProperties": 3},
+    {"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}], "required": ["a"]},
+    {"patternProperties": {"^x": {"type": "boolean"}}, "additionalProperties": False},
+    {"anyOf": [{"type": "object", "properties": {"a": {"const": 1}}}, {"type": "object", "properties": {"b": {}}}]},
+    {
+        "properties": {
+            "a": {"type": "array", "maxItems": 0},
+            "b": {"type": "array", "minItems": 2, "items": {"enum": [1]}},
+        }
+    },
+)
+
+
+@pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
+def test_odd_parameters_make_grammars_all_the_same(tiny: Model, family: Family) -> None:
+    for parameters in ODD_PARAMETERS:
+        for choice in ("required", "auto"):
+            _, asked = rendered(family, tiny, tools=tool(parameters), tool_choice=choice)
+            if asked is not None:
+                tiny.grammars.check(asked.constraint.grammar)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
-from support.engine_driver import load, tiny_settings
 
 from backends.llama_cpp.engine.grammars import GrammarError as CompileError
 from backends.llama_cpp.engine.model import Model
@@ -22,13 +20,6 @@ ALPHABET = "abé"
 TEXTS = ["".join(letters) for length in range(5) for letters in itertools.product(ALPHABET, repeat=length)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("gbnf"), n_parallel=1))
-    yield loaded
-    loaded.close()
-
-
 def no_token(_text: str) -> None:
     return None
 
@@ -37,26 +28,26 @@ def lark(grammar: str) -> str:
     return f"start: {LARK_ROOT}\n{to_lark(grammar, no_token)}"
 
 
-def follows(model: Model, grammar: str, text: str) -> bool:
+def follows(tiny: Model, grammar: str, text: str) -> bool:
     """Whether the text is one that the grammar allows, whole."""
-    matcher = model.grammars.matcher(lark(grammar))
+    matcher = tiny.grammars.matcher(lark(grammar))
     for byte in text.encode():
-        token = byte_token(model, byte)
+        token = byte_token(tiny, byte)
         if not matcher.allows(token):
             return False
         matcher.accept(token)
     return matcher.complete or matcher.allows(2)
 
 
-def byte_token(model: Model, byte: int) -> int:
-    return next(token for token in range(17, 17 + 256) if model.piece(token) == bytes([byte]))
+def byte_token(tiny: Model, byte: int) -> int:
+    return next(token for token in range(17, 17 + 256) if tiny.piece(token) == bytes([byte]))
 
 
 class Reference:
     """llama.cpp's own sampler for a grammar."""
 
-    def __init__(self, model: Model, sampler: Any) -> None:
-        self._model = model
+    def __init__(self, tiny: Model, sampler: Any) -> None:
+        self._model = tiny
         self._sampler = sampler
         self._one = (llama.llama_token_data * 1)()
 
@@ -82,9 +73,9 @@ class Reference:
         llama.llama_sampler_free(self._sampler)
 
 
-def reference_for(model: Model, grammar: str) -> Reference | None:
-    sampler: Any = llama.llama_sampler_init_grammar(model._vocab, grammar.encode(), b"root")
-    return Reference(model, sampler) if sampler else None
+def reference_for(tiny: Model, grammar: str) -> Reference | None:
+    sampler: Any = llama.llama_sampler_init_grammar(tiny._vocab, grammar.encode(), b"root")
+    return Reference(tiny, sampler) if sampler else None
 
 
 def random_grammar(rng: random.Random) -> str:
@@ -116,13 +107,13 @@ def random_grammar(rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_random_grammar_allows_what_llama_cpp_allows(model: Model, seed: int) -> None:
+def test_a_random_grammar_allows_what_llama_cpp_allows(tiny: Model, seed: int) -> None:
     rng = random.Random(seed)
     grammars = (random_grammar(rng) for _ in range(100))
     # It takes no repetition of what may be empty, for one.
-    grammar, reference = next((one, made) for one in grammars if (made := reference_for(model, one)) is not None)
+    grammar, reference = next((one, made) for one in grammars if (made := reference_for(tiny, one)) is not None)
     for text in rng.sample(TEXTS, 40):
-        assert follows(model, grammar, text) is reference.follows(text), f"{text!r} of\n{grammar}"
+        assert follows(tiny, grammar, text) is reference.follows(text), f"{text!r} of\n{grammar}"
     reference.close()
 
 
@@ -142,28 +133,28 @@ def test_a_random_grammar_allows_what_llama_cpp_allows(model: Model, seed: int) 
         ("root ::= [a-]", ["a", "-"], ["b"]),
     ],
 )
-def test_grammars_mean_what_they_say(model: Model, grammar: str, good: list[str], bad: list[str]) -> None:
-    assert [text for text in good if not follows(model, grammar, text)] == []
-    assert [text for text in bad if follows(model, grammar, text)] == []
+def test_grammars_mean_what_they_say(tiny: Model, grammar: str, good: list[str], bad: list[str]) -> None:
+    assert [text for text in good if not follows(tiny, grammar, text)] == []
+    assert [text for text in bad if follows(tiny, grammar, text)] == []
 
 
-def test_a_rule_that_ends_in_itself_goes_on_for_thousands_of_rounds(model: Model) -> None:
-    matcher = model.grammars.matcher(lark('root ::= ws "x"\nws ::= ([ ] ws)?'))
-    space = byte_token(model, ord(" "))
+def test_a_rule_that_ends_in_itself_goes_on_for_thousands_of_rounds(tiny: Model) -> None:
+    matcher = tiny.grammars.matcher(lark('root ::= ws "x"\nws ::= ([ ] ws)?'))
+    space = byte_token(tiny, ord(" "))
     for _ in range(5000):
         matcher.accept(space)
-    assert matcher.allows(byte_token(model, ord("x")))
+    assert matcher.allows(byte_token(tiny, ord("x")))
 
 
-def test_parentheses_up_to_the_limit_compile(model: Model) -> None:
+def test_parentheses_up_to_the_limit_compile(tiny: Model) -> None:
     grammar = "root ::= " + "(" * 64 + '"a"' + ' "b"?)' * 64
-    assert follows(model, grammar, "a" + "b" * 64)
-    assert not follows(model, grammar, "a" + "b" * 65)
+    assert follows(tiny, grammar, "a" + "b" * 64)
+    assert not follows(tiny, grammar, "a" + "b" * 65)
 
 
-def test_a_token_is_named_by_number_or_by_text(model: Model) -> None:
+def test_a_token_is_named_by_number_or_by_text(tiny: Model) -> None:
     grammar = to_lark("root ::= <|im_start|> !<[5]> [a]", lambda text: 1 if text == "<|im_start|>" else None)
-    matcher = model.grammars.matcher(f"start: {LARK_ROOT}\n{grammar}")
+    matcher = tiny.grammars.matcher(f"start: {LARK_ROOT}\n{grammar}")
     assert [token for token in range(10) if matcher.allows(token)] == [1]
     matcher.accept(1)
     assert not matcher.allows(5)
@@ -212,6 +203,46 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_the_reason(grammar: str, 
         "root ::= " + " ".join(["([a-z]? [a-z]?)*"] * 1300),
     ],
 )
-def test_a_grammar_that_costs_too_much_is_refused_by_llguidance(model: Model, grammar: str) -> None:
+def test_a_grammar_that_costs_too_much_is_refused_by_llguidance(tiny: Model, grammar: str) -> None:
     with pytest.raises(CompileError, match="cannot be followed"):
-        model.grammars.check(lark(grammar))
+        tiny.grammars.check(lark(grammar))
+
+
+SYNTAX = [
+    "root ::= ",
+    "root",
+    "x",
+    "::=",
+    "\n",
+    " ",
+    "|",
+    '"',
+    "[",
+    "]",
+    "^",
+    "(",
+    ")",
+    "*",
+    "+",
+    "?",
+    "{",
+    "}",
+    ",",
+    ".",
+    "-",
+]
+FRAGMENTS = [*SYNTAX, '"a"', "[a-z]", "{2}", "{0,3}", "<[5]>", "<x>", "!<[7]>", "#c\n", "\\x41", "\\", "é", "🦊", "\t"]
+
+
+def test_any_text_is_a_grammar_or_refused_with_a_reason(tiny: Model) -> None:
+    rng = random.Random(3)
+    compiled = refused = 0
+    for _ in range(4000):
+        text = 'root ::= "a" ' * rng.randint(0, 1) + "".join(rng.choices(FRAGMENTS, k=rng.randint(1, 12)))
+        try:
+            tiny.grammars.check(lark(text))
+            compiled += 1
+        except (GrammarError, CompileError):
+            refused += 1
+    assert compiled > 50
+    assert refused > 50

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import pytest
-from support.engine_driver import load, tiny_settings
 from support.schema_corpus import CORPUS, Case, closed
 
 from backends.llama_cpp.engine.grammars import GrammarError, Grammars
@@ -20,21 +21,14 @@ from backends.llama_cpp.structured.schema import MAX_CHARS, MAX_SUBSCHEMAS, enfo
 from backends.llama_cpp.worker import THREAD_STACK_BYTES
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    loaded = load(tiny_settings(tmp_path_factory.mktemp("schema"), n_parallel=1))
-    yield loaded
-    loaded.close()
-
-
 def grammar(schema: object) -> str:
     return f"start: %json {enforceable(schema, 'schema')}"
 
 
-def follows(model: Model, schema: object, text: str) -> bool:
+def follows(tiny: Model, schema: object, text: str) -> bool:
     """Whether the text is a whole answer."""
-    matcher = model.grammars.matcher(grammar(schema))
-    for token in model.tokenize(text, add_special=False, parse_special=False):
+    matcher = tiny.grammars.matcher(grammar(schema))
+    for token in tiny.tokenize(text, add_special=False, parse_special=False):
         if not matcher.allows(token):
             return False
         matcher.accept(token)
@@ -52,15 +46,15 @@ def refusal(schema: object, grammars: Grammars | None = None) -> str:
 
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
-def test_each_schema_of_the_corpus_is_enforced(model: Model, case: Case) -> None:
+def test_each_schema_of_the_corpus_is_enforced(tiny: Model, case: Case) -> None:
     checker = jsonschema.Draft202012Validator(case.schema)
     assert all(checker.is_valid(value) for value in case.good)
     for value in case.good:
-        assert follows(model, case.schema, json.dumps(value, ensure_ascii=False)), value
-        assert follows(model, case.schema, json.dumps(value, ensure_ascii=False, indent=2)), value
-        assert follows(model, case.schema, json.dumps(value, ensure_ascii=False, separators=(",", ":"))), value
+        assert follows(tiny, case.schema, json.dumps(value, ensure_ascii=False)), value
+        assert follows(tiny, case.schema, json.dumps(value, ensure_ascii=False, indent=2)), value
+        assert follows(tiny, case.schema, json.dumps(value, ensure_ascii=False, separators=(",", ":"))), value
     for value in case.bad:
-        assert not follows(model, case.schema, json.dumps(value, ensure_ascii=False)), value
+        assert not follows(tiny, case.schema, json.dumps(value, ensure_ascii=False)), value
 
 
 @pytest.mark.parametrize(
@@ -115,10 +109,8 @@ def test_what_cannot_be_enforced_is_refused_by_its_path(schema: object, said: st
         (False, "no answer follows it|unsatisfiable|schema is false|without an end"),
     ],
 )
-def test_a_contradiction_or_a_bad_expression_is_refused_with_the_reason(
-    model: Model, schema: object, said: str
-) -> None:
-    found = refusal(schema, model.grammars)
+def test_a_contradiction_or_a_bad_expression_is_refused_with_the_reason(tiny: Model, schema: object, said: str) -> None:
+    found = refusal(schema, tiny.grammars)
     assert any(one in found for one in said.split("|")), found
 
 
@@ -172,52 +164,52 @@ def test_annotations_and_unknown_words_are_left_out() -> None:
     assert json.loads(enforceable(schema, "s")).keys() == {"x-guidance", "type"}
 
 
-def test_a_property_may_be_named_like_a_keyword(model: Model) -> None:
+def test_a_property_may_be_named_like_a_keyword(tiny: Model) -> None:
     schema = closed({"not": {"type": "integer"}, "$ref": {"type": "string"}, "enum": {"type": "boolean"}})
-    assert follows(model, schema, '{"not": 1, "$ref": "x", "enum": true}')
+    assert follows(tiny, schema, '{"not": 1, "$ref": "x", "enum": true}')
 
 
-def test_objects_that_list_their_properties_take_no_others_unless_schemas_are_joined(model: Model) -> None:
+def test_objects_that_list_their_properties_take_no_others_unless_schemas_are_joined(tiny: Model) -> None:
     alone = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    assert not follows(model, alone, '{"a": 1, "b": 2}')
-    assert follows(model, {**alone, "additionalProperties": True}, '{"a": 1, "b": 2}')
-    assert follows(model, {**alone, "required": ["a", "b"]}, '{"a": 1, "b": 2}')
+    assert not follows(tiny, alone, '{"a": 1, "b": 2}')
+    assert follows(tiny, {**alone, "additionalProperties": True}, '{"a": 1, "b": 2}')
+    assert follows(tiny, {**alone, "required": ["a", "b"]}, '{"a": 1, "b": 2}')
     joined = {"allOf": [alone, {"type": "object", "properties": {"b": {"type": "integer"}}}]}
-    assert follows(model, joined, '{"a": 1, "b": 2}')
-    assert follows(model, {"type": "array", "items": alone}, '[{"a": 1}]')
+    assert follows(tiny, joined, '{"a": 1, "b": 2}')
+    assert follows(tiny, {"type": "array", "items": alone}, '[{"a": 1}]')
 
 
-def test_older_spellings_mean_what_they_meant(model: Model) -> None:
+def test_older_spellings_mean_what_they_meant(tiny: Model) -> None:
     pair = {"type": "array", "items": [{"type": "string"}, {"type": "integer"}], "additionalItems": False}
-    assert follows(model, pair, '["x", 1]')
-    assert not follows(model, pair, '["x", 1, 2]')
+    assert follows(tiny, pair, '["x", 1]')
+    assert not follows(tiny, pair, '["x", 1, 2]')
     above = {"type": "integer", "minimum": 3, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False}
-    assert [value for value in range(12) if follows(model, above, str(value))] == [4, 5, 6, 7, 8, 9]
-    assert follows(model, {"allOf": [{"$ref": "#/definitions/p"}], "definitions": {"p": {"enum": [1]}}}, "1")
+    assert [value for value in range(12) if follows(tiny, above, str(value))] == [4, 5, 6, 7, 8, 9]
+    assert follows(tiny, {"allOf": [{"$ref": "#/definitions/p"}], "definitions": {"p": {"enum": [1]}}}, "1")
 
 
-def test_a_reference_may_lead_anywhere_in_the_document(model: Model) -> None:
+def test_a_reference_may_lead_anywhere_in_the_document(tiny: Model) -> None:
     schema = {"components": {"a/b~c": [{"type": "integer"}]}, **closed({"x": {"$ref": "#/components/a~1b~0c/0"}})}
-    assert follows(model, schema, '{"x": 1}')
-    assert not follows(model, schema, '{"x": "1"}')
+    assert follows(tiny, schema, '{"x": 1}')
+    assert not follows(tiny, schema, '{"x": "1"}')
     encoded = {"$defs": {"a b": {"enum": ["x"]}}, "$ref": "#/$defs/a%20b"}
-    assert follows(model, encoded, '"x"')
+    assert follows(tiny, encoded, '"x"')
 
 
-def test_bounds_beyond_what_numbers_hold_are_drawn_in(model: Model) -> None:
+def test_bounds_beyond_what_numbers_hold_are_drawn_in(tiny: Model) -> None:
     schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
-    assert follows(model, schema, str(2**53))
-    assert not follows(model, schema, str(2**53 + 1))
-    assert follows(model, {"type": "string", "maxLength": 10**9}, '"x"')
+    assert follows(tiny, schema, str(2**53))
+    assert not follows(tiny, schema, str(2**53 + 1))
+    assert follows(tiny, {"type": "string", "maxLength": 10**9}, '"x"')
 
 
-def test_white_space_is_enough_to_indent_and_no_more(model: Model) -> None:
+def test_white_space_is_enough_to_indent_and_no_more(tiny: Model) -> None:
     schema = closed({"a": {"type": "integer"}})
-    assert follows(model, schema, '{\n    "a": 1\n}')
-    assert follows(model, schema, '{"a":1}')
-    assert not follows(model, schema, '{\n\n"a": 1}')
-    assert not follows(model, schema, '{"a":' + " " * 65 + "1}")
-    assert not follows(model, schema, ' {"a": 1}')
+    assert follows(tiny, schema, '{\n    "a": 1\n}')
+    assert follows(tiny, schema, '{"a":1}')
+    assert not follows(tiny, schema, '{\n\n"a": 1}')
+    assert not follows(tiny, schema, '{"a":' + " " * 65 + "1}")
+    assert not follows(tiny, schema, ' {"a": 1}')
 
 
 @pytest.mark.parametrize(
@@ -239,9 +231,7 @@ def test_white_space_is_enough_to_indent_and_no_more(model: Model) -> None:
         (False, {}, True),
     ],
 )
-def test_alternatives_of_one_of_must_be_shown_to_be_apart(
-    model: Model, one: object, other: object, apart: bool
-) -> None:
+def test_alternatives_of_one_of_must_be_shown_to_be_apart(tiny: Model, one: object, other: object, apart: bool) -> None:
     for schema in ({"oneOf": [one, other]}, {"$defs": {"a": one, "b": other}, "oneOf": [{"$ref": "#/$defs/a"}, other]}):
         if apart:
             grammar(schema)
@@ -274,16 +264,61 @@ def test_a_pattern_is_as_large_as_it_is_written_out(pattern: str, size: int) -> 
     assert written_out(pattern) == size
 
 
-def test_the_longest_chain_of_references_compiles_on_the_stack_that_threads_have(model: Model) -> None:
+def test_the_longest_chain_of_references_compiles_on_the_stack_that_threads_have(tiny: Model) -> None:
     link = json.loads('{"items":' * 30 + '{"$ref": "#/$defs/NEXT"}' + "}" * 30)
     count = MAX_SUBSCHEMAS // 31 - 1
     chain = {f"d{i}": json.loads(json.dumps(link).replace("NEXT", f"d{i + 1}")) for i in range(count)}
     schema = {"$defs": {**chain, f"d{count}": {"type": "string"}}, "$ref": "#/$defs/d0"}
     before = threading.stack_size(THREAD_STACK_BYTES)
     try:
-        thread = threading.Thread(target=model.grammars.check, args=(grammar(schema),))
+        thread = threading.Thread(target=tiny.grammars.check, args=(grammar(schema),))
         thread.start()
         thread.join()
     finally:
         threading.stack_size(before)
-    assert follows(model, schema, "[" * 3 + "]" * 3)
+    assert follows(tiny, schema, "[" * 3 + "]" * 3)
+
+
+APPLIED = ["properties", "items", "prefixItems", "additionalProperties", "patternProperties", "anyOf", "oneOf", "allOf"]
+BOUNDS = ["minimum", "maximum", "exclusiveMinimum", "multipleOf", "minLength", "maxLength", "minItems", "maxProperties"]
+OTHERS = [
+    "type",
+    "required",
+    "enum",
+    "const",
+    "$ref",
+    "$defs",
+    "additionalItems",
+    "pattern",
+    "format",
+    "not",
+    "title",
+    "a",
+]
+KEYWORDS = [*APPLIED, *BOUNDS, *OTHERS]
+ODD = [None, True, False, 0, -1, 1.5, 1e308, 5e-324, 10**400, "", "a", "(", "#", "#/$defs/a", "object", "date", [], {}]
+
+
+def random_json(rng: random.Random, depth: int) -> object:
+    """Something that looks like a schema here and there."""
+    if depth == 0 or rng.random() < 0.3:
+        return rng.choice(ODD)
+    if rng.random() < 0.2:
+        return [random_json(rng, depth - 1) for _ in range(rng.randint(0, 3))]
+    return {rng.choice(KEYWORDS): random_json(rng, depth - 1) for _ in range(rng.randint(0, 4))}
+
+
+def test_anything_is_a_schema_or_an_error_of_the_request(tiny: Model) -> None:
+    rng = random.Random(7)
+    outcomes: Counter[str] = Counter()
+    for _ in range(4000):
+        schema = random_json(rng, 4)
+        try:
+            tiny.grammars.check(grammar(schema))
+            outcomes["compiled"] += 1
+        except RequestError as error:
+            outcomes["named" if (error.param or "").startswith("schema") else "unnamed"] += 1
+        except GrammarError:
+            outcomes["refused by llguidance"] += 1
+    assert outcomes["compiled"] > 200
+    assert outcomes["unnamed"] == 0
