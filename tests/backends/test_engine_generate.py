@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from random import Random
@@ -53,6 +54,11 @@ def smollm2() -> Iterator[Model]:
 @pytest.fixture
 def driver(model: Model) -> Driver:
     return Driver(model, n_parallel=8)
+
+
+def tokens_from(first: int, count: int) -> tuple[int, ...]:
+    """Plain tokens; no two prompts with another first one share a beginning."""
+    return tuple(20 + (first - 20 + number) % 240 for number in range(count))
 
 
 def story(model: Model, topic: str, request_id: str = "a", **how: Any) -> Generate:
@@ -107,6 +113,42 @@ def test_a_stream_goes_on_while_a_long_prompt_is_read(driver: Driver, model: Mod
         assert "stream" in [piece.request_id for piece in pieces]
         steps += 1
     assert steps == math.ceil(1500 / (model.n_ubatch - 1))
+
+
+def test_whole_tiles_of_prompts_come_first_in_a_batch_and_single_tokens_last(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[list[int]] = []
+    decode = driver.model.decode
+
+    def note(batch: Batch) -> int:
+        rows = batch.seq[: len(batch)].tolist()
+        lengths.append([len(list(group)) for _, group in itertools.groupby(rows)])
+        return decode(batch)
+
+    monkeypatch.setattr(driver.model, "decode", note)
+    driver.add(Generate("stream", tokens_from(20, 10), ENDLESS, max_tokens=8))
+    driver.step()
+    driver.add(
+        Generate("odd", tokens_from(60, 30), ENDLESS, max_tokens=2),
+        Generate("whole", tokens_from(100, 64), ENDLESS, max_tokens=2),
+    )
+    driver.step()
+    assert lengths == [[10], [64, 30, 1]]
+    assert driver.run()["stream"].tokens == {0: 8}
+
+
+def test_finished_conversations_leave_the_context_before_a_long_prompt_is_read(driver: Driver) -> None:
+    for first in (20, 21):
+        driver.run(Generate(f"past {first}", tokens_from(first, 200), ENDLESS, max_tokens=2))
+    assert len(driver.generator._cache.retired) == 2
+    driver.add(Generate("short", tokens_from(100, 100), ENDLESS, max_tokens=1))
+    driver.step()
+    assert len(driver.generator._cache.retired) == 3
+    driver.add(Generate("long", tokens_from(110, 400), ENDLESS, max_tokens=1))
+    driver.step()
+    assert len(driver.generator._cache.host) == 2
+    assert [len(kept.tokens) for kept in driver.generator._cache.retired] == [100, 400]
 
 
 def test_prefilled_says_the_counts_before_the_first_piece(driver: Driver, model: Model) -> None:

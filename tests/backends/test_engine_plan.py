@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from backends.llama_cpp.engine.plan import (
     MIN_CHUNK_TOKENS,
+    TILE_TOKENS,
     pack_inputs,
     prompt_budget,
     share_batch,
@@ -12,29 +13,45 @@ from backends.llama_cpp.engine.plan import (
 )
 
 
+def shares(pending: list[int], budget: int, *, n_batch: int | None = None, turns: list[int] | None = None) -> list[int]:
+    """The plan; without `turns` the oldest has waited longest."""
+    order = list(range(len(pending))) if turns is None else turns
+    return share_batch(pending, order, budget if n_batch is None else n_batch, budget)
+
+
 def test_decoding_sequences_come_first_and_prompts_share_the_rest() -> None:
-    assert share_batch([1, 100, 1, 100], n_batch=64, prompt_budget=64) == [1, 31, 1, 31]
+    assert shares([1, 100, 1, 100], 130) == [1, 64, 1, 64]
+
+
+def test_prompts_are_read_in_whole_tiles_as_far_as_there_are_tokens() -> None:
+    assert shares([500, 500, 500], 256) == [128, 64, 64]
+    assert shares([98, 98, 98], 255) == [98, 93, 64]
 
 
 def test_a_short_prompt_leaves_its_share_to_the_long_one() -> None:
-    assert share_batch([500, 10, 500], n_batch=110, prompt_budget=110) == [50, 10, 50]
+    assert shares([500, 10, 500], 138) == [64, 10, 64]
+    assert shares([500, 10], 138) == [128, 10]
 
 
 def test_a_long_prompt_does_not_take_the_whole_batch_from_one_that_came_later() -> None:
-    assert share_batch([10_000, 20], n_batch=512, prompt_budget=512) == [492, 20]
+    assert shares([10_000, 20], 512) == [492, 20]
+
+
+def test_who_was_read_longest_ago_comes_first() -> None:
+    assert shares([500, 500, 500], 100, turns=[7, 5, 6]) == [0, 64, 36]
 
 
 def test_the_prompt_budget_bounds_prompts_and_never_decoding_sequences() -> None:
-    assert share_batch([1, 1, 100], n_batch=64, prompt_budget=8) == [1, 1, 8]
-    assert share_batch([1, 1, 100], n_batch=64, prompt_budget=0) == [1, 1, 0]
+    assert shares([1, 1, 100], 8, n_batch=64) == [1, 1, 8]
+    assert shares([1, 1, 100], 0, n_batch=64) == [1, 1, 0]
 
 
 def test_a_batch_too_small_for_all_decoding_sequences_serves_the_oldest() -> None:
-    assert share_batch([1, 1, 1], n_batch=2, prompt_budget=2) == [1, 1, 0]
+    assert shares([1, 1, 1], 2) == [1, 1, 0]
 
 
 def test_an_empty_plan_is_empty() -> None:
-    assert share_batch([], n_batch=8, prompt_budget=8) == []
+    assert shares([], 8) == []
 
 
 @given(
@@ -43,14 +60,29 @@ def test_an_empty_plan_is_empty() -> None:
     budget=st.integers(1, 4_096),
 )
 def test_a_plan_keeps_its_bounds_and_wastes_nothing(pending: list[int], n_batch: int, budget: int) -> None:
-    counts = share_batch(pending, n_batch, budget)
+    counts = shares(pending, budget, n_batch=n_batch)
     decoding = sum(count == 1 for count in pending)
     prompts = sum(count for count in pending if count > 1)
     room = min(budget, n_batch - min(decoding, n_batch))
     assert all(0 <= count <= wanted for count, wanted in zip(counts, pending, strict=True))
     assert sum(counts) == min(decoding, n_batch) + min(prompts, room)
-    shares = [count for count, wanted in zip(counts, pending, strict=True) if wanted > 1 and count < wanted]
-    assert not shares or max(shares) - min(shares) <= 1
+    unfinished = [count for count, wanted in zip(counts, pending, strict=True) if wanted > 1 and count < wanted]
+    assert not unfinished or max(unfinished) - min(unfinished) <= TILE_TOKENS
+
+
+@given(lengths=st.lists(st.integers(2, 3_000), min_size=2, max_size=8), budget=st.integers(2, 300))
+def test_prompts_are_read_in_turns(lengths: list[int], budget: int) -> None:
+    """Whatever their lengths, none is ever more than a turn of the others ahead."""
+    pending, turns, number = list(lengths), list(range(len(lengths))), len(lengths)
+    unread_for = [0] * len(lengths)
+    while any(count > 1 for count in pending):
+        reading = [index for index, count in enumerate(pending) if count > 1]
+        for index, count in enumerate(share_batch(pending, turns, budget, budget)):
+            pending[index] -= count
+            unread_for[index] = 0 if count else unread_for[index] + 1
+            if count:
+                turns[index], number = number, number + 1
+        assert max(unread_for[index] for index in reading) < len(lengths)
 
 
 def budget(tokens_per_s: float | None, *, decoding: int = 0, stall_s: float = 0.25, n_batch: int = 2048) -> int:

@@ -19,7 +19,7 @@ from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
 from backends.llama_cpp.engine.logprobs import Logprobs
 from backends.llama_cpp.engine.media import EmbeddingBatch, Layout, check_media, decode
 from backends.llama_cpp.engine.model import Batch, Model
-from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
+from backends.llama_cpp.engine.plan import TILE_TOKENS, prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
 from backends.llama_cpp.engine.sampler import make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
@@ -196,10 +196,13 @@ class Generator:
                 n_batch=model.n_batch,
                 n_ubatch=model.n_ubatch,
             )
-            shares = share_batch(pending, model.n_batch, budget)
+            shares = share_batch(pending, [sequence.turn for sequence in running], model.n_batch, budget)
             counts = [sequence.granted(share) for sequence, share in zip(running, shares, strict=True)]
             if sum(counts) <= self._cache.free:
                 grants = [Grant(sequence, count) for sequence, count in zip(running, counts, strict=True) if count]
+                for grant in grants:
+                    if grant.sequence.pending > 1:
+                        self._roster.note_read(grant.sequence)
                 if self._guesses and all(sequence.pending == 1 for sequence in running):
                     self._guess(grants)
                 return grants
@@ -258,18 +261,13 @@ class Generator:
         batch = self._batch
         batch.clear()
         single = [grant for grant in grants if grant.sequence.pending == 1 and not grant.draft]
-        if single:
-            batch.add_single(
-                [grant.sequence.tokens[-1] for grant in single],
-                [grant.sequence.position for grant in single],
-                [grant.sequence.place.seq_id for grant in single if grant.sequence.place is not None],
-            )
-        for index, grant in enumerate(single):
-            grant.row = grant.output = index
-        for grant in grants:
+        # Whole tiles before odd ends and single tokens, so that they lie on the tiles of attention.
+        chunks = sorted(
+            (grant for grant in grants if grant.sequence.pending > 1 or grant.draft),
+            key=lambda grant: grant.count % TILE_TOKENS != 0,
+        )
+        for grant in chunks:
             sequence = grant.sequence
-            if sequence.pending == 1 and not grant.draft:
-                continue
             assert sequence.place is not None
             start = sequence.cached
             end = start + grant.count
@@ -278,6 +276,14 @@ class Generator:
                 grant.row, grant.output = batch.outputs, len(batch) + grant.count - 1
             tokens = sequence.tokens[start:end] + grant.draft
             batch.add_chunk(tokens, sequence.position, sequence.place.seq_id, outputs=outputs)
+        for index, grant in enumerate(single):
+            grant.row, grant.output = batch.outputs + index, len(batch) + index
+        if single:
+            batch.add_single(
+                [grant.sequence.tokens[-1] for grant in single],
+                [grant.sequence.position for grant in single],
+                [grant.sequence.place.seq_id for grant in single if grant.sequence.place is not None],
+            )
         return batch
 
     def _measure(self, grants: list[Grant], tokens: int, seconds: float) -> None:

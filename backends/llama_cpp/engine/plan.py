@@ -17,11 +17,12 @@ RATE_SMOOTHING = 0.25
 """Weight of the newest measurement in the running prompt speed."""
 
 
-def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> list[int]:
+def share_batch(pending: Sequence[int], turns: Sequence[int], n_batch: int, prompt_budget: int) -> list[int]:
     """Tokens each sequence gets in the next batch. `pending` counts tokens not yet in the cache, oldest first.
 
-    Sequences with one token pending get it first, at most `n_batch` of them. The others share what is left, and
-    no more than `prompt_budget`, evenly: what one does not need goes to the others, odd tokens to the shortest.
+    Sequences with one token pending get it first, at most `n_batch` of them. The others share what is left, and no
+    more than `prompt_budget`, tile by tile and in the order of `turns`, smallest first: whoever was read last has the
+    highest. Parts of whole tiles keep each tile of attention within one prompt, where the others' cells are skipped.
     """
     counts = [0] * len(pending)
     room = n_batch
@@ -33,10 +34,13 @@ def share_batch(pending: Sequence[int], n_batch: int, prompt_budget: int) -> lis
             counts[index] = 1
             room -= 1
     room = min(room, prompt_budget)
-    prompts.sort(key=lambda index: pending[index])
-    for position, index in enumerate(prompts):
-        counts[index] = min(pending[index], -(-room // (len(prompts) - position)))
-        room -= counts[index]
+    prompts.sort(key=lambda index: turns[index])
+    while room and prompts:
+        for index in prompts:
+            count = min(TILE_TOKENS, pending[index] - counts[index], room)
+            counts[index] += count
+            room -= count
+        prompts = [index for index in prompts if counts[index] < pending[index]]
     return counts
 
 

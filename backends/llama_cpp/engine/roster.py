@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence as Many
+from itertools import count
 from operator import attrgetter
 
 from backends.llama_cpp.engine.cache import ContextCache
@@ -20,6 +21,8 @@ GROWTH_TOKENS = 16
 
 WORTH_WAITING_TOKENS = 32
 """A request waits for another's prefill of a beginning they share if that saves at least this many tokens."""
+LONG_READING_TOKENS = 256
+"""Prompt tokens about to be read from which on retired prefixes are taken out of the context first."""
 MAX_LOOKED_AT = 256
 """Waiting sequences considered at one admission."""
 
@@ -34,6 +37,7 @@ class Roster:
         self.n_parallel = n_parallel
         self._cache = cache
         self._keeps_prefixes = keeps_prefixes
+        self._turns = count()
         self._changed = False
         """Admission may come out differently than the last time."""
         self._held_back = False
@@ -49,6 +53,10 @@ class Roster:
     def note_prefilled(self) -> None:
         """A prompt is in the cache as a whole: who waited for it may start."""
         self._changed = True
+
+    def note_read(self, sequence: Sequence) -> None:
+        """A part of its prompt goes into the next batch: the others come before it in the one after that."""
+        sequence.turn = next(self._turns)
 
     def leave(self, sequence: Sequence) -> None:
         """A choice is over: its cache is retired or freed."""
@@ -70,9 +78,20 @@ class Roster:
         if self._changed or self._held_back:
             self._changed = False
             self._start_waiting()
-        # Not before a prompt: it would wait for the copying, and a stream hardly notices.
-        if self._crowded and all(sequence.pending == 1 for sequence in self.running):
-            self._crowded = self._cache.unburden(sum(sequence.cached for sequence in self.running))
+        if self._crowded:
+            self._take_out_of_the_way()
+
+    def _take_out_of_the_way(self) -> None:
+        """Retired prefixes cost every token a look. A long reading wins more by their leaving than the copying takes; a
+        short one would only wait for it; a stream hardly notices one at a time.
+        """
+        reading = sum(sequence.pending for sequence in self.running if sequence.pending > 1)
+        if 0 < reading < LONG_READING_TOKENS:
+            return
+        burdened = sum(sequence.cached for sequence in self.running)
+        self._crowded = self._cache.unburden(burdened)
+        while reading and self._crowded:
+            self._crowded = self._cache.unburden(burdened)
 
     def _start_waiting(self) -> None:
         """Start waiting sequences, oldest first, until one does not fit.
@@ -133,6 +152,7 @@ class Roster:
             assert self.running, "an empty cache has no room for a request that fits alone"
             return False
         sequence.place, sequence.saved = place, None
+        sequence.turn = next(self._turns)
         self.waiting.remove(sequence)
         insort(self.running, sequence, key=attrgetter("order"))
         if sequence.job.cached_tokens is None:

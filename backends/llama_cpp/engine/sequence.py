@@ -76,6 +76,8 @@ class Sequence:
     place: Place | None = None
     saved: Saved | None = None
     """Its cache in host memory while it is preempted."""
+    turn: int = 0
+    """Grows with each part of its prompt that is read: the roster's number for it."""
     unsent_tokens: int = 0
     """Generated since the last Piece."""
 
