@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from swapd.config.address import TcpAddress, UnixAddress, parse_address
-from swapd.pool.status import DeviceStatus, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, RequestEnded, Status
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -128,6 +128,13 @@ class Client:
             async for line in _lines(response):
                 if line.startswith("data:"):
                     yield line.removeprefix("data:").removeprefix(" ")
+
+    async def requests_ended(self) -> AsyncGenerator[RequestEnded, None]:
+        """Each request that ends from now on, until the daemon ends the stream."""
+        async with self._request("GET", "/swapd/v1/requests", None, timeout_s=None) as response:
+            async for line in _lines(response):
+                if line.startswith("data:"):
+                    yield _decode(line.removeprefix("data:").encode(), RequestEnded)
 
     async def chat(self, model: str, prompt: str, max_tokens: int) -> AsyncGenerator[str, None]:
         """Stream one greedy answer, piece by piece. Raises `DaemonError` if it breaks off."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, Status
 
 _encoder = msgspec.json.Encoder()
 
@@ -16,9 +16,9 @@ def document(snapshot: Status | ModelStatus | DeviceStatus) -> bytes:
     return _encoder.encode(snapshot)
 
 
-def happening_event(happening: Happening) -> bytes:
-    """One server-sent event of GET events; `data` is the happening as JSON."""
-    return b"data: " + _encoder.encode(happening) + b"\n\n"
+def event(item: Happening | RequestEnded) -> bytes:
+    """One server-sent event of GET events or GET requests; `data` is the item as JSON."""
+    return b"data: " + _encoder.encode(item) + b"\n\n"
 
 
 def log_event(line: str) -> bytes:

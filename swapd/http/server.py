@@ -60,6 +60,7 @@ def make_app(
     app.router.add_get("/metrics", control.metrics)
     app.router.add_get("/swapd/v1/status", control.status)
     app.router.add_get("/swapd/v1/events", control.events, allow_head=False)
+    app.router.add_get("/swapd/v1/requests", control.requests, allow_head=False)
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
@@ -164,8 +165,10 @@ class _Admin:
         return _document(await self._door.resume(request.match_info["name"]))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        happenings = self._door.happenings()
-        return await self._views.show(request, happenings, admin.happening_event)
+        return await self._views.show(request, self._door.happenings(), admin.event)
+
+    async def requests(self, request: web.Request) -> web.StreamResponse:
+        return await self._views.show(request, self._door.requests_ended(), admin.event)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         model_id = self._model_of(request)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from swapd.config.schema import Model
 from swapd.pool.lease import Lease, Ticket
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, Status
 
 
 class Door(Protocol):
@@ -60,4 +60,8 @@ class Door(Protocol):
 
     def happenings(self) -> AsyncGenerator[Happening, None]:
         """The newest happenings, then each further one as it comes."""
+        ...
+
+    def requests_ended(self) -> AsyncGenerator[RequestEnded, None]:
+        """Each request that ends from now on."""
         ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,6 +27,7 @@ from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.entries import Entries
 from swapd.pool.inbox import Inbox, Job, closed
+from swapd.pool.journal import Journal
 from swapd.pool.learned import Store
 from swapd.pool.lease import Lease, Ticket
 from swapd.pool.listener import Listener
@@ -35,15 +35,13 @@ from swapd.pool.metering import Metering
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts, snapshot
-from swapd.pool.status import ConfigStatus, DeviceStatus, Happening, ModelStatus, Status
+from swapd.pool.status import ConfigStatus, DeviceStatus, Happening, ModelStatus, Outcome, RequestEnded, Status
 from swapd.pool.worker import WorkerProcess
 
 log = structlog.get_logger()
 
 OUTPUT_LINES = 1_000
 HAPPENINGS = 500
-REMEMBERED_REQUESTS = 4_096
-"""Requests whose tokens can still be booked: the count may come a moment after the stream's end."""
 
 
 class Pool:
@@ -84,7 +82,7 @@ class Pool:
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._answers: dict[str, asyncio.Future[None]] = {}
-        self._clients: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._journal = Journal(self._loop.time, time.time)
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -215,13 +213,13 @@ class Pool:
 
     def _book(self, usage: control.Usage) -> None:
         """A worker counted a request's tokens: tell the metrics, and charge the client."""
-        known = self._clients.pop(usage.request_id, None)
-        if known is None:
+        ticket = self._journal.counted(usage)
+        if ticket is None:
             return
-        model_id, client = known
+        model_id = ticket.model_id
         self._listener.tokens_served(model_id, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
-        self.post(ev.TokensServed(model_id, client, tokens))
+        self.post(ev.TokensServed(model_id, ticket.client, tokens))
 
     # -- requests ----------------------------------------------------------------------------------------------
 
@@ -236,21 +234,26 @@ class Pool:
         request_id = self._unique(ticket.request_id)
         grant: asyncio.Future[Lease] = self._loop.create_future()
         self._grants[request_id] = grant
-        self._remember(request_id, ticket)
+        self._journal.arrived(request_id, ticket)
+        outcome: Outcome = "failed"
         self.post(ev.RequestArrived(request_id, ticket.model_id, ticket.client, ticket.priority))
         try:
             lease = await grant
             self._listener.queue_left(ticket.model_id, lease.waited_s)
+            self._journal.granted(request_id, lease.waited_s)
             yield lease
         except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
             self.post(ev.RequestCancelled(request_id))
             raise
         except BaseException:
             self.post(ev.RequestFinished(request_id, ok=False))
             raise
         else:
+            outcome = "finished"
             self.post(ev.RequestFinished(request_id, ok=True))
         finally:
+            self._journal.left(request_id, outcome)
             del self._grants[request_id]
 
     async def _refresh_before_load(self, model_id: str) -> None:
@@ -268,11 +271,6 @@ class Pool:
             return request_id
         self._sequence += 1
         return f"{request_id}.{self._sequence}"
-
-    def _remember(self, request_id: str, ticket: Ticket) -> None:
-        self._clients[request_id] = (ticket.model_id, ticket.client)
-        while len(self._clients) > REMEMBERED_REQUESTS:
-            self._clients.popitem(last=False)
 
     def _grant(self, effect: ef.Grant) -> None:
         grant = self._grants.get(effect.request_id)
@@ -349,6 +347,9 @@ class Pool:
 
     def happenings(self) -> AsyncGenerator[Happening, None]:
         return self._happenings.follow()
+
+    def requests_ended(self) -> AsyncGenerator[RequestEnded, None]:
+        return self._journal.follow()
 
     def status(self) -> Status:
         now_s = self._loop.time()

@@ -29,10 +29,10 @@ class Ring(Generic[Item]):
         """Everything kept, oldest first."""
         return list(self._items)
 
-    async def follow(self) -> AsyncGenerator[Item, None]:
-        """Everything kept, then each further item, until the iterator is closed."""
+    async def follow(self, *, kept: bool = True) -> AsyncGenerator[Item, None]:
+        """Everything kept, unless that is not wanted, then each further item, until the iterator is closed."""
         queue: asyncio.Queue[Item] = asyncio.Queue(self._capacity)
-        for item in self._items:
+        for item in self._items if kept else ():
             queue.put_nowait(item)
         self._followers.add(queue)
         try:

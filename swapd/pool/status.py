@@ -5,7 +5,12 @@ Owns names that clients depend on: fields may be added, never renamed. Sizes are
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+Outcome = Literal["finished", "failed", "cancelled"]
+"""How a request ended: its client left (`cancelled`), or it was refused or broke (`failed`)."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,3 +119,23 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     model: str | None
     message: str
+
+
+class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `GET /swapd/v1/requests`: what a request that has ended was like, and nothing of what it said."""
+
+    arrived_at: float
+    """Unix time, seconds."""
+    model: str
+    client: str
+    """A hash: the same for the same client while the daemon runs."""
+    priority: int
+    outcome: Outcome
+    waited_s: float | None
+    """For its place at a worker; None when it was given none."""
+    service_s: float | None
+    """From then to its end."""
+    prompt_tokens: int | None
+    """Those taken from a cache among them; None when its worker has not counted them."""
+    cached_tokens: int | None
+    completion_tokens: int | None

@@ -339,6 +339,13 @@ async def test_logs_come_as_text_or_as_events_and_cannot_move_a_cursor() -> None
             assert (await response.json())["error"]["param"] == "follow"
 
 
+async def test_ended_requests_are_streamed_as_they_end() -> None:
+    async with house(ScriptedDoor()) as home, home.http.get("/swapd/v1/requests") as response:
+        assert response.content_type == "text/event-stream"
+        event = json.loads((await response.content.readuntil(b"\n\n")).removeprefix(b"data: "))
+        assert (event["model"], event["service_s"], event["completion_tokens"]) == ("org/tiny", 2.0, 4)
+
+
 async def test_happenings_stream_until_the_daemon_stops() -> None:
     async with aiohttp.ClientSession() as http:
         async with house(ScriptedDoor()) as home:

@@ -349,6 +349,23 @@ async def test_tokens_are_booked_from_the_control_channel(tmp_path: Path) -> Non
         assert counts.tokens == [("a", 7, 0, 4)]
 
 
+async def test_ended_requests_are_told_with_times_and_tokens(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, _):
+        feed = pool.requests_ended()
+        following = asyncio.ensure_future(anext(feed))
+        await one_request(pool, "a", "tokens=4")
+        ended = await following
+        assert (ended.model, ended.outcome, ended.prompt_tokens, ended.completion_tokens) == ("a", "finished", 7, 4)
+        assert ended.waited_s is not None
+        assert ended.service_s is not None
+        with pytest.raises(UnknownModelError):
+            async with pool.lease(ticket("nowhere")):
+                raise AssertionError
+        refused = await anext(feed)
+        assert (refused.outcome, refused.waited_s, refused.service_s) == ("failed", None, None)
+        await feed.aclose()
+
+
 async def test_a_shutdown_lets_streams_finish_and_refuses_the_rest(tmp_path: Path) -> None:
     async with running_pool(tmp_path, config(scripted(tmp_path, "a"))) as (pool, _):
         async with pool.lease(ticket("a")) as lease:

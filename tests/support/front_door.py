@@ -25,6 +25,7 @@ from swapd.pool.status import (
     Happening,
     ModelStatus,
     RequestCounts,
+    RequestEnded,
     Status,
     WorkerStatus,
 )
@@ -150,6 +151,21 @@ class ScriptedDoor:
 
     async def happenings(self) -> AsyncIterator[Happening]:
         yield Happening(at=1.0, kind="loaded", model="org/tiny", message="it was asked for")
+        await asyncio.Event().wait()
+
+    async def requests_ended(self) -> AsyncIterator[RequestEnded]:
+        yield RequestEnded(
+            arrived_at=1.0,
+            model="org/tiny",
+            client="3f9a",
+            priority=0,
+            outcome="finished",
+            waited_s=0.5,
+            service_s=2.0,
+            prompt_tokens=7,
+            cached_tokens=0,
+            completion_tokens=4,
+        )
         await asyncio.Event().wait()
 
     async def left(self, count: int = 1) -> list[str]:
