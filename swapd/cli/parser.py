@@ -55,6 +55,19 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     estimate.add_argument("--no-probe", action="store_true", help="by formulas only, without asking the engine")
     _add_json(estimate)
 
+    simulate = _add(commands, "simulate", "simulate:simulate", "replay a trace of requests against several schedulers")
+    source = simulate.add_mutually_exclusive_group(required=True)
+    source.add_argument("trace", metavar="TRACE", type=Path, nargs="?", help="a file that `swapd record` has written")
+    source.add_argument(
+        "--synthetic",
+        metavar="TRAFFIC",
+        help="made-up requests for the configured models instead: zipf, or zipf:clients=12,rate=0.5,for=2h,burst=4",
+    )
+    simulate.add_argument("--seed", metavar="N", type=int, help="of made-up requests; the same ones for the same seed")
+    simulate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+    simulate.add_argument("--url", type=_url, help="a running daemon whose models' load times are to be used")
+    _add_json(simulate)
+
     _add_json(_add(commands, "devices", "local:devices", "list the memories that models can be placed in"))
 
 
@@ -74,7 +87,12 @@ def _add_client_commands(
     logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
     logs.add_argument("model", metavar="MODEL", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
-    for command in (ps, load, unload, pause, resume, logs):
+    record = _add(commands, "record", "record:record", "write down which requests come, for `swapd simulate`")
+    record.add_argument("file", metavar="FILE", type=Path, help="a new file; no prompts or keys are written")
+    record.add_argument(
+        "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
+    )
+    for command in (ps, load, unload, pause, resume, logs, record):
         command.add_argument(
             "--url",
             type=_url,
@@ -124,6 +142,13 @@ def _device(text: str) -> tuple[str, int | None]:
         return name, None
     _checked(said, parse_size)
     return name, parse_size(said)
+
+
+def _time(text: str) -> float:
+    from swapd.config.quantities import parse_time
+
+    _checked(text, parse_time)
+    return parse_time(text)
 
 
 def _url(text: str) -> str:

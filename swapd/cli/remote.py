@@ -37,7 +37,7 @@ Answer = TypeVar("Answer")
 
 def ps(arguments: argparse.Namespace) -> int:
     """What the daemon knows of every model."""
-    status = _ask(arguments, Client.status)
+    status = ask(arguments, Client.status)
     if arguments.json:
         print_json(status)
         return 0
@@ -47,21 +47,21 @@ def ps(arguments: argparse.Namespace) -> int:
 
 def load(arguments: argparse.Namespace) -> int:
     """Load one model now."""
-    model = _ask(arguments, lambda client: client.load(arguments.model))
+    model = ask(arguments, lambda client: client.load(arguments.model))
     print_line(f"{model.id} is {model.state}, loaded in {duration(model.load_s)}")
     return 0
 
 
 def unload(arguments: argparse.Namespace) -> int:
     """Unload one model now."""
-    model = _ask(arguments, lambda client: client.unload(arguments.model))
+    model = ask(arguments, lambda client: client.unload(arguments.model))
     print_line(f"{model.id} is {model.state}")
     return 0
 
 
 def pause(arguments: argparse.Namespace) -> int:
     """Hand one device over."""
-    device = _ask(arguments, lambda client: client.pause(arguments.device))
+    device = ask(arguments, lambda client: client.pause(arguments.device))
     if device.paused:
         print_line(f"{device.name} is yours: nothing of swapd's is on it. `swapd resume {device.name}` gives it back")
         return 0
@@ -70,7 +70,7 @@ def pause(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Take one device back."""
-    device = _ask(arguments, lambda client: client.resume(arguments.device))
+    device = ask(arguments, lambda client: client.resume(arguments.device))
     print_line(f"{device.name} is swapd's again")
     return 0
 
@@ -78,7 +78,7 @@ def resume(arguments: argparse.Namespace) -> int:
 def logs(arguments: argparse.Namespace) -> int:
     """Print lines of one model's worker as they are, or of every model's with its name in front."""
     try:
-        return _ask(arguments, lambda client: _logs(client, arguments.model, arguments.follow))
+        return ask(arguments, lambda client: _logs(client, arguments.model, arguments.follow))
     except KeyboardInterrupt:
         if arguments.follow:
             return 0
@@ -190,7 +190,7 @@ def remarks(status: Status) -> list[str]:
     return found
 
 
-def _ask(arguments: argparse.Namespace, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
+def ask(arguments: argparse.Namespace, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
     """Run one exchange with the daemon. Raises `CommandError` with its one line."""
     address = _address(arguments.url, arguments.config)
 
