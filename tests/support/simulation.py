@@ -6,11 +6,10 @@ fail or hang, workers crash or stall, memory comes back late or never, clients l
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -18,6 +17,7 @@ from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
+from swapd.simulate.shell import SAMPLE_S, Process, Shell
 
 MIB = 1024 * 1024
 
@@ -43,35 +43,19 @@ class Faults:
 CALM = Faults(**{name.name: 0.0 for name in fields(Faults)})
 
 
-@dataclass
-class Process:
-    """What the simulated machine knows of one worker."""
-
-    model_id: str
-    device_bytes: dict[str, int]
-    portable: bool
-    alive: bool = True
-    stalled: bool = False
-    running: set[str] = field(default_factory=set)
-
-
-class Simulation:
+class Simulation(Shell):
     """Drives `step` from a heap of future happenings until nothing is left to happen."""
 
     def __init__(self, rng: random.Random, devices: list[DeviceSpec], models: list[ModelSpec], faults: Faults):
+        super().__init__(self.decide, devices)
         self.rng = rng
         self.faults = faults
         self.ledger = Ledger()
-        self.now_s = 0.0
-        self.heap: list[tuple[float, int, Callable[[], None]]] = []
-        self.sequence = 0
-        self.timer: int | None = None
-        self.processes: dict[int, Process] = {}
-        self.device_free = {spec.name: spec.total_bytes for spec in devices}
-        self.steps = 0
         #: What other programs hold of each device, and whether the driver tells who holds what.
         self.others: Counter[str] = Counter()
         self.tells_who = rng.random() < 0.5
+        #: Workers that hang.
+        self.stalled: set[int] = set()
         self.left: Counter[str] = Counter()
         self.outcomes: dict[str, str] = {}
         self.waits_s: dict[str, float] = {}
@@ -83,96 +67,64 @@ class Simulation:
         self.service_s: Callable[[str], float] = lambda _: rng.uniform(0.05, 5.0)
         self.load_s: Callable[[str], float] = lambda _: rng.uniform(0.1, 8.0)
         self.on_done: Callable[[str, str], None] = lambda _request_id, _outcome: None
-        self.post(ev.DevicesChanged(tuple(devices)))
-        self.post(ev.ModelsChanged(tuple(models)))
+        self.start(devices, models)
 
     # -- the clock ---------------------------------------------------------------------------------------------
 
     def at(self, delay_s: float, action: Callable[[], None]) -> int:
-        self.sequence += 1
-        heapq.heappush(self.heap, (self.now_s + max(0.0, delay_s), self.sequence, action))
-        return self.sequence
+        return self.clock.at(delay_s, action)
 
     def run(self, *, until_s: float = float("inf"), max_steps: int = 200_000) -> None:
         """Run what is due until `until_s`, or until nothing is left. Too many steps is a livelock."""
         for _ in range(max_steps):
-            if not self.heap or self.heap[0][0] > until_s:
-                self.now_s = max(self.now_s, min(until_s, self.now_s if until_s == float("inf") else until_s))
+            if not self.clock.advance(until_s):
+                if until_s != float("inf"):
+                    self.clock.now_s = max(self.now_s, until_s)
                 return
-            self.now_s, _, action = heapq.heappop(self.heap)
-            action()
         raise AssertionError(f"still busy after {max_steps} steps at {self.now_s:.1f} s: {self.ledger!r}")
 
     # -- the shell ---------------------------------------------------------------------------------------------
 
-    def post(self, event: ev.Event) -> None:
-        todo = step(self.ledger, event, self.now_s)
-        self.steps += 1
+    def decide(self, event: ev.Event, now_s: float) -> Sequence[ef.Effect]:
+        todo = step(self.ledger, event, now_s)
         self.ledger.check()
         for device in self.ledger.devices:
             self.peak[device] = max(self.peak[device], self.ledger.charged_bytes(device))
-        for effect in todo:
-            self.perform(effect)
+        return todo
 
-    def perform(self, effect: ef.Effect) -> None:
+    def stop(self, effect: ef.Stop) -> None:
+        delay_s = self.rng.uniform(0.0, effect.grace_s + 0.1)
+        self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+
+    def refuse(self, effect: ef.Reject) -> None:
+        self.done(effect.request_id, effect.refusal.kind.value)
+
+    def note(self, effect: ef.Effect) -> None:
         match effect:
-            case ef.Launch():
-                self.launch(effect)
-            case ef.Stop():
-                delay_s = self.rng.uniform(0.0, effect.grace_s + 0.1)
-                self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
-            case ef.Grant():
-                self.serve(effect)
-            case ef.Reject():
-                self.done(effect.request_id, effect.refusal.kind.value)
             case ef.Answer():
                 assert effect.ask_id not in self.answers, "an ask was answered twice"
                 self.answers[effect.ask_id] = effect.refusal is None
-            case ef.Sample():
-                sample = self.sample(effect.device)
-                if self.rng.random() >= self.faults.sample_fails:
-                    self.at(0.001, lambda: self.post(sample))
             case ef.ReportDeparture():
                 self.left[effect.reason] += 1
-            case ef.SetTimer():
-                self.timer = None
-                if effect.at_s is not None:
-                    self.set_timer(effect.at_s)
             case ef.Tell():
                 self.told[effect.kind] += 1
-            case _:
-                pass
 
-    def sample(self, name: str) -> ev.MemorySampled:
+    def sample(self, name: str) -> None:
         free_bytes = max(0, self.device_free[name] - self.others[name])
         alive = {worker_id: one for worker_id, one in self.processes.items() if one.alive}
         held = {worker_id: one.device_bytes.get(name, 0) for worker_id, one in alive.items()}
-        return ev.MemorySampled(name, free_bytes, held if self.tells_who else None)
+        sample = ev.MemorySampled(name, free_bytes, held if self.tells_who else None)
+        if self.rng.random() >= self.faults.sample_fails:
+            self.at(SAMPLE_S, lambda: self.post(sample))
 
     def take(self, name: str, share: float) -> None:
         """Other programs now hold this share of a device, as far as it is free."""
         wanted = int(self.ledger.devices[name].spec.total_bytes * share)
         self.others[name] = max(0, min(wanted, self.device_free[name]))
 
-    def set_timer(self, at_s: float) -> None:
-        assert at_s > self.now_s
-
-        def fire() -> None:
-            if self.timer == number:
-                self.timer = None
-                self.now_s = max(self.now_s, at_s)
-                self.post(ev.TimerFired())
-
-        number = self.at(at_s - self.now_s, fire)
-        self.timer = number
-
-    def launch(self, effect: ef.Launch) -> None:
+    def launch(self, effect: ef.Launch, process: Process) -> None:
         self.launches[effect.model_id] += 1
         self.placed.add(kind_of(effect.placement))
-        process = Process(effect.model_id, dict(effect.placement.device_bytes), effect.portable)
-        self.processes[effect.worker_id] = process
-        for name, size_bytes in process.device_bytes.items():
-            self.device_free[name] -= size_bytes
         self.check_budgets(process)
         started_s = self.rng.uniform(0.0, 0.1)
         loaded_s = started_s + self.load_s(effect.model_id)
@@ -210,20 +162,13 @@ class Simulation:
             budget = self.ledger.devices[name].spec.budget_bytes
             assert taken <= budget, f"{name}: {taken} bytes taken of a budget of {budget}"
 
-    def post_if_alive(self, worker_id: int, event: ev.Event) -> None:
-        if self.processes[worker_id].alive:
-            self.post(event)
-
     def die(self, worker_id: int, kind: ev.ExitKind, device: str | None = None) -> None:
         process = self.processes[worker_id]
         if not process.alive:
             return
-        process.alive = False
         for request_id in list(process.running):
             self.done(request_id, "broken")
-        process.running.clear()
-        # RAM is back when the process is reaped; a GPU's memory follows.
-        self.device_free[RAM] += process.device_bytes.pop(RAM, 0)
+        self.end(process)
         self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended", device))
         chance = self.rng.random()
         if chance >= self.faults.memory_never_returns:
@@ -231,20 +176,13 @@ class Simulation:
             delay_s = self.rng.uniform(SETTLE_S - 2.0, 2 * SETTLE_S) if is_late else self.rng.uniform(0.0, 3.0)
             self.at(delay_s, lambda: self.give_back(process))
 
-    def give_back(self, process: Process) -> None:
-        for name, size_bytes in process.device_bytes.items():
-            self.device_free[name] += size_bytes
-
     def serve(self, effect: ef.Grant) -> None:
-        process = self.processes[effect.worker_id]
-        assert process.alive, "a grant to a process that is gone"
         assert effect.request_id not in self.outcomes, "a grant to a request that is over"
-        process.running.add(effect.request_id)
         self.waits_s[effect.request_id] = effect.waited_s
         took_s = self.service_s(effect.request_id)
         chance = self.rng.random()
-        if process.stalled or chance < self.faults.stall:
-            process.stalled = True
+        if effect.worker_id in self.stalled or chance < self.faults.stall:
+            self.stalled.add(effect.worker_id)
             return
         chance -= self.faults.stall
         if chance < self.faults.crash:
@@ -256,12 +194,12 @@ class Simulation:
 
     def progress(self, worker_id: int) -> None:
         process = self.processes[worker_id]
-        if process.alive and not process.stalled:
+        if process.alive and worker_id not in self.stalled:
             self.post(ev.WorkerProgressed(worker_id))
 
     def finish(self, worker_id: int, request_id: str) -> None:
         process = self.processes[worker_id]
-        if not process.alive or process.stalled or request_id not in process.running:
+        if not process.alive or worker_id in self.stalled or request_id not in process.running:
             return
         process.running.discard(request_id)
         client = self.ledger.running[request_id].client if request_id in self.ledger.running else "?"
