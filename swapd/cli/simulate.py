@@ -68,9 +68,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     config = load(path, backends)
     devices = budgets(config.memory, discover(backends))
     models = _models(config, backends, devices)
-    seed = None if arguments.synthetic is None else secrets.randbelow(1 << 31)
-    if seed is not None and arguments.seed is not None:
-        seed = arguments.seed
+    seed = _seed(arguments.synthetic, arguments.seed)
     trace = _trace(arguments.trace, arguments.synthetic, models, seed)
     models = [with_size(spec, trace.models.get(spec.id)) for spec in models]
     times = load_times(models, trace.models, _learned(arguments.url))
@@ -80,6 +78,14 @@ def simulate(arguments: argparse.Namespace) -> int:
     else:
         _print(report)
     return 0
+
+
+def _seed(order: str | None, given: int | None) -> int | None:
+    if order is not None:
+        return secrets.randbelow(1 << 31) if given is None else given
+    if given is not None:
+        raise CommandError("--seed is for --synthetic traffic; a trace is replayed as it is")
+    return None
 
 
 def _models(config: Config, backends: Mapping[str, Backend], devices: Sequence[DeviceSpec]) -> list[ModelSpec]:

@@ -96,6 +96,7 @@ def test_a_trace_can_be_replayed_where_the_models_files_are_not(tmp_path: Path, 
     [
         (["nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
         (["bad.jsonl"], "bad.jsonl: line 1: "),
+        (["bad.jsonl", "--seed", "1"], "--seed is for --synthetic traffic"),
         (["--synthetic", "uniform"], "--synthetic 'uniform' is no kind of traffic; write zipf, or zipf:clients=12"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.simulation import MIB, model
 
@@ -17,6 +19,12 @@ def test_what_is_written_is_read() -> None:
     trace = read([HEADER, encode(request)])
     assert trace.requests == (request,)
     assert trace.models["a"].load_s == 2.5
+
+
+def test_the_example_in_the_documentation_is_a_trace() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "simulate.md").read_bytes()
+    trace = read(text.partition(b"```json\n")[2].partition(b"```")[0].splitlines())
+    assert [request.model for request in trace.requests] == ["qwen3-8b", "qwen3-8b"]
 
 
 def test_requests_are_put_in_the_order_of_arrival_from_zero_on() -> None:
