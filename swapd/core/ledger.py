@@ -333,10 +333,12 @@ class Ledger:
         queued = {key for model in self.models.values() for key in model.waiting}
         assert queued == set(self.waiting), "queues and waiting requests differ"
         for model in self.models.values():
+            if not model.waiting and not model.load_asks:
+                continue
+            assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
+            assert not self.closing, f"{model.id} is waited for during the shutdown"
             if not model.waiting:
                 continue
-            assert self.timer_at_s is not None, f"{model.id} has requests waiting and no timer"
-            assert not self.closing, f"{model.id} has requests waiting during the shutdown"
             for worker in self.workers_of(model.id):
                 free = worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots
                 assert not free, f"{model.id} has requests waiting and worker {worker.id} a free slot"

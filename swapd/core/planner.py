@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from swapd.core import fairness
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
 from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
-from swapd.core.effects import Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
+from swapd.core.effects import Answer, Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
@@ -124,14 +124,22 @@ def _refuse_hopeless(ledger: Ledger, model: Model, now_s: float, effects: list[E
 
 
 def _refuse_overdue(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    """Requests, and people who asked for a load, wait no longer than `queue_timeout_s`."""
     limit_s = model.spec.queue_timeout_s
     for request in list(model.waiting.values()):
         if now_s < request.arrived_at_s + limit_s:
             break
-        why = why_waiting(ledger, model, now_s)
-        because = f", which {why}" if why is not None else ""
-        message = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}{because}"
-        refuse(ledger, request.id, Refusal(RefusalKind.QUEUE_TIMEOUT, message), effects)
+        what = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}"
+        refuse(ledger, request.id, _waited_too_long(ledger, model, what, now_s), effects)
+    while model.load_asks and now_s >= model.load_asks[0].asked_at_s + limit_s:
+        what = f"the load of model {model.id!r} that was asked for waited {limit_s:g} s (queue.timeout)"
+        refusal = _waited_too_long(ledger, model, what, now_s)
+        effects.append(Answer(model.load_asks.pop(0).id, refusal))
+
+
+def _waited_too_long(ledger: Ledger, model: Model, what: str, now_s: float) -> Refusal:
+    why = why_waiting(ledger, model, now_s)
+    return Refusal(RefusalKind.QUEUE_TIMEOUT, what if why is None else f"{what}, which {why}")
 
 
 def _grant(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
@@ -185,6 +193,8 @@ def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
     for model in ledger.models.values():
         if model.waiting:
             yield next(iter(model.waiting.values())).arrived_at_s + model.spec.queue_timeout_s
+        if model.load_asks:
+            yield model.load_asks[0].asked_at_s + model.spec.queue_timeout_s
         if model.spec.pin and model.retry_at_s is not None and model.retry_at_s > now_s:
             yield model.retry_at_s
     yield next_room_s(ledger, now_s)

@@ -238,6 +238,35 @@ def test_a_person_who_asks_for_a_load_does_not_sit_out_a_back_off_and_hears_of_a
     assert answer.refusal.retry_after_s == 4.0
 
 
+def test_a_person_whose_load_finds_no_room_is_refused_when_a_request_would_be() -> None:
+    stepper = Stepper([ram(1000)], model("a", 800), model("b", 800, queue_timeout_s=30.0))
+    stepper.load("a")
+    stepper.post(ev.PauseAsked("pause", "RAM"))
+    stepper.exit("a")
+    stepper.post(ev.LoadAsked("early", "b"))
+    stepper.wait(10.0)
+    stepper.post(ev.LoadAsked("late", "b"))
+    assert only(Answer, stepper.wait(19.9)) == []
+    (answer,) = only(Answer, stepper.wait(0.1))
+    assert answer.ask_id == "early"
+    assert answer.refusal is not None
+    assert answer.refusal.kind is RefusalKind.QUEUE_TIMEOUT
+    assert answer.refusal.message == (
+        "the load of model 'b' that was asked for waited 30 s (queue.timeout), "
+        "which waits for RAM, handed over to others until it is resumed"
+    )
+    assert [one.ask_id for one in only(Answer, stepper.wait(10.0))] == ["late"]
+    assert stepper.ledger.timer_at_s is None
+
+
+def test_a_load_that_takes_longer_than_the_person_waits_goes_on_without_them() -> None:
+    stepper = Stepper([ram(1000)], model("a", 800, queue_timeout_s=30.0))
+    stepper.post(ev.LoadAsked("ask", "a"))
+    assert [one.refusal and one.refusal.kind for one in only(Answer, stepper.wait(30.0))] == [RefusalKind.QUEUE_TIMEOUT]
+    assert only(Answer, stepper.ready("a")) == []
+    assert stepper.states() == {"a": ["ready"]}
+
+
 def test_an_ask_for_a_model_that_is_not_there_is_refused() -> None:
     stepper = Stepper([ram(1000)], model("a", 400))
     for event in (ev.LoadAsked("ask", "b"), ev.UnloadAsked("ask", "b")):

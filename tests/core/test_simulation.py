@@ -94,7 +94,6 @@ def one_history(seed: int) -> Simulation:
     lost = [request_id for request_id in issued if request_id not in simulation.outcomes]
     assert not lost, f"never ended: {lost}; {simulation.ledger!r}"
     unanswered = [ask for ask in asks if ask not in simulation.answers]
-    # A person may wait for ever only where the model waits for others that are pinned or busy for good.
     assert not unanswered, f"never answered: {unanswered}; {simulation.ledger!r}"
     assert not simulation.ledger.settling
     return simulation
