@@ -62,7 +62,7 @@ def stop(
     worker.move(Cause.STOP_ASKED)
     worker.departure = departure
     # The free memory before the process goes is what its return is measured against.
-    effects += [Sample(name) for name in worker.placement.device_bytes if name != RAM]
+    effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.settles]
     effects.append(Stop(worker.id, grace_s))
 
 

@@ -24,7 +24,7 @@ from swapd.core.ledger import (
     Worker,
 )
 from swapd.core.room import looks_at, needs_worker
-from swapd.core.spec import RAM, shared_memories
+from swapd.core.spec import DeviceSpec, shared_memories
 
 SETTLE_S = 10.0
 """How long a GPU may take to show a dead process's memory as free before it is taken as free."""
@@ -167,9 +167,9 @@ def take_out(ledger: Ledger, worker: Worker, now_s: float, *, settles: bool) -> 
     """Free a reaped worker's bytes. One whose process never began to load had none on a GPU to give back."""
     ledger.remove_worker(worker)
     for name, size_bytes in worker.placement.device_bytes.items():
-        if settles and name != RAM and size_bytes:
-            free_before = ledger.devices[name].free_bytes
-            ledger.settling.append(Settling(name, size_bytes, free_before, now_s + SETTLE_S))
+        device = ledger.devices[name]
+        if settles and device.spec.settles and size_bytes:
+            ledger.settling.append(Settling(name, size_bytes, device.free_bytes, now_s + SETTLE_S))
     ledger.note_release()
 
 
@@ -195,7 +195,7 @@ def devices_changed(ledger: Ledger, event: DevicesChanged, now_s: float, _: list
             del ledger.devices[name]
         else:
             gone = ledger.devices[name].spec
-            listed[name] = type(gone)(name, gone.total_bytes, 0)
+            listed[name] = DeviceSpec(name, gone.total_bytes, 0, gone.shares)
     for name, spec in listed.items():
         device = ledger.devices.setdefault(name, Device(spec))
         device.spec = spec

@@ -16,7 +16,7 @@ RAM = "RAM"
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """A memory that workers share. Every device but `RAM` gives memory back late, after a process has gone."""
+    """A memory that workers share."""
 
     name: str
     total_bytes: int
@@ -29,6 +29,15 @@ class DeviceSpec:
     """Whether its free memory can be read. It is then read before anything is loaded, and what others hold counts."""
     slow_meter: bool = False
     """Whether reading it is costly: then it is not read while workers merely sit on it, and less often otherwise."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether memory comes back after its process has gone, and can be seen to.
+
+        RAM is back with the process. What is carved out of another memory comes back as a part of that one, where it
+        is charged as well: there is no amount of its own to wait for.
+        """
+        return self.name != RAM and self.shares is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.spec import RAM, DeviceSpec, ModelSpec
+from swapd.core.spec import DeviceSpec, ModelSpec
 from swapd.simulate.clock import Clock
 
 SAMPLE_S = 0.001
@@ -38,9 +38,11 @@ class Shell(ABC):
     def __init__(self, decide: Decide, devices: Iterable[DeviceSpec]) -> None:
         self.clock = Clock()
         self.steps = 0
+        listed = list(devices)
+        self._late = {spec.name for spec in listed if spec.settles}
         self.processes: dict[int, Process] = {}
         #: Bytes that no process of ours holds.
-        self.device_free = {spec.name: spec.total_bytes for spec in devices}
+        self.device_free = {spec.name: spec.total_bytes for spec in listed}
         self._decide = decide
         self._timer: int | None = None
 
@@ -116,10 +118,11 @@ class Shell(ABC):
         self.clock.at(SAMPLE_S, lambda: self.post(ev.MemorySampled(name, free_bytes, held)))
 
     def end(self, process: Process) -> None:
-        """Its process is reaped. RAM is back at once; a GPU's memory is by `give_back`."""
+        """Its process is reaped. RAM is back at once, and what is a part of it; a GPU's own memory is by `give_back`."""
         process.alive = False
         process.running.clear()
-        self.device_free[RAM] += process.device_bytes.pop(RAM, 0)
+        for name in process.device_bytes.keys() - self._late:
+            self.device_free[name] += process.device_bytes.pop(name)
 
     def give_back(self, process: Process) -> None:
         for name, size_bytes in process.device_bytes.items():

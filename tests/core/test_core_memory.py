@@ -8,7 +8,8 @@ from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import events as ev
 from swapd.core.devices import SAMPLE_EVERY_S, SETTLE_S
-from swapd.core.effects import Launch, Sample, Stop, Tell
+from swapd.core.effects import Answer, Launch, Sample, Stop, Tell
+from swapd.core.spec import LayerCosts, ModelSpec
 
 
 def sampled(stepper: Stepper, free_mib: int) -> list[Launch]:
@@ -109,3 +110,53 @@ def test_a_reload_of_the_same_model_waits_for_its_own_memory() -> None:
     stepper.arrive("3", "x")
     assert only(Launch, stepper.exit("x")) == [], "a crash returns memory no sooner than a stop"
     assert [launch.model_id for launch in sampled(stepper, 1000)] == ["x"]
+
+
+def integrated(*models: ModelSpec) -> Stepper:
+    """A machine whose only GPU lives in RAM and has no meter, as discovery leaves it."""
+    return Stepper([gpu("Vulkan0", 1000, shares="RAM"), host(1200)], *models)
+
+
+def test_a_gpu_that_lives_in_ram_gives_back_with_the_process_as_ram_does() -> None:
+    stepper = integrated(gpu_model("x", 800), gpu_model("y", 800))
+    stepper.load("x")
+    effects = stepper.arrive("1", "y")
+    assert len(only(Stop, effects)) == 1
+    assert only(Sample, effects) == [], "there is no return of its own to measure"
+    effects = stepper.exit("x")
+    assert [launch.model_id for launch in only(Launch, effects)] == ["y"]
+    assert stepper.ledger.settling == []
+    assert {name: stepper.ledger.charged_bytes(name) // MIB for name in ("Vulkan0", "RAM")} == {
+        "Vulkan0": 800,
+        "RAM": 810,
+    }
+
+
+def test_such_a_gpu_is_handed_over_as_soon_as_the_process_is_gone() -> None:
+    stepper = integrated(gpu_model("x", 800))
+    stepper.load("x")
+    assert only(Answer, stepper.post(ev.PauseAsked("pause", "Vulkan0"))) == []
+    assert only(Answer, stepper.exit("x")) == [Answer("pause", None)]
+
+
+def test_it_still_lives_in_ram_when_it_is_no_longer_listed_while_a_worker_is_on_it() -> None:
+    stepper = integrated(gpu_model("x", 800))
+    stepper.load("x")
+    stepper.post(ev.DevicesChanged((host(1200),)))
+    stepper.exit("x")
+    assert stepper.ledger.charged_bytes("Vulkan0") == 0
+
+
+def test_of_a_machine_with_both_kinds_only_the_gpu_with_its_own_memory_is_waited_for() -> None:
+    devices = [gpu("CUDA0", 500), gpu("Vulkan0", 1000, shares="RAM"), host(1200)]
+    costs = LayerCosts((400 * MIB, 400 * MIB), (0, 0), host_bytes=10 * MIB, compute_bytes=0)
+    both = ModelSpec("x", "1", 1, costs, devices=("CUDA0", "Vulkan0"), tensor_split=(1, 1))
+    stepper = Stepper(devices, both)
+    stepper.load("x")
+    assert only(Sample, stepper.post(ev.UnloadAsked("unload", "x"))) == [Sample("CUDA0")]
+    stepper.exit("x")
+    assert {name: stepper.ledger.charged_bytes(name) // MIB for name in ("CUDA0", "Vulkan0", "RAM")} == {
+        "CUDA0": 400,
+        "Vulkan0": 0,
+        "RAM": 0,
+    }
