@@ -31,17 +31,21 @@ class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """One device's part. `total_bytes` is the sum of the others."""
+    """One device's part: what the formulas say, what was learned beside it, and their sum `total_bytes`."""
 
     name: str
-    weights_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-    other_bytes: int
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    other_bytes: int = 0
     """In RAM the output buffer and the worker process itself, on a GPU what the driver takes for it."""
-    total_bytes: int
-    budget_bytes: int
+    correction_bytes: int = 0
+    """Added for what the model's workers were seen to take; negative where a driver takes less than was assumed."""
+    total_bytes: int = 0
+    budget_bytes: int = 0
     engine: EngineFigures | None = None
+    measured_bytes: int | None = None
+    """The most that the last worker was seen to take; None if none was seen."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +78,17 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Where the engine's own figures are from, or why there are none; empty when it was not asked."""
 
 
-def estimate(spec: ModelSpec, inspection: Inspection, room: Room) -> tuple[Estimate, Placement]:
-    """Lay the model out under budgets, in bytes by device name: the layout that fits, else the one preferred."""
+def estimate(
+    spec: ModelSpec, inspection: Inspection, room: Room, formula: LayerCosts | None = None
+) -> tuple[Estimate, Placement]:
+    """Lay the model out under budgets, in bytes by device name: the layout that fits, else the one preferred.
+
+    `formula` is what the costs were before what was learned corrected them; None if nothing did.
+    """
     assert spec.costs is not None
     chosen = placement.place(spec, room)
     laid_out = chosen or placement.preferred(spec, room)
-    devices = _devices(spec.costs, laid_out, room.free_bytes, by_rows=spec.split_mode is SplitMode.ROW)
+    devices = _devices(spec, formula or spec.costs, laid_out, room.free_bytes)
     made = Estimate(
         model=spec.id,
         description=inspection.description,
@@ -102,17 +111,16 @@ def with_engine(one: Estimate, found: ProbeResult) -> Estimate:
     devices = [_beside(device, by_name.pop(device.name, None)) for device in one.devices]
     for name, more in by_name.items():
         if more.model_bytes + more.context_bytes + more.compute_bytes:
-            nothing = DeviceEstimate(
-                name=name,
-                weights_bytes=0,
-                kv_bytes=0,
-                compute_bytes=0,
-                other_bytes=0,
-                total_bytes=0,
-                budget_bytes=0,
-            )
-            devices.append(_beside(nothing, more))
+            devices.append(_beside(DeviceEstimate(name=name), more))
     return msgspec.structs.replace(one, devices=tuple(devices), engine=found.source)
+
+
+def with_measured(one: Estimate, measured_bytes: Mapping[str, int]) -> Estimate:
+    """The estimate with what the model's last worker was seen to take, wherever that was."""
+    left = dict(measured_bytes)
+    devices = [msgspec.structs.replace(device, measured_bytes=left.pop(device.name, None)) for device in one.devices]
+    devices += [DeviceEstimate(name=name, measured_bytes=size_bytes) for name, size_bytes in left.items()]
+    return msgspec.structs.replace(one, devices=tuple(devices))
 
 
 def _beside(device: DeviceEstimate, found: DeviceMemory | None) -> DeviceEstimate:
@@ -167,10 +175,13 @@ def _fit(laid_out: Placement, budgets: Mapping[str, int]) -> str:
 
 
 def _devices(
-    costs: LayerCosts, laid_out: Placement, budgets: Mapping[str, int], *, by_rows: bool
+    spec: ModelSpec, formula: LayerCosts, laid_out: Placement, budgets: Mapping[str, int]
 ) -> tuple[DeviceEstimate, ...]:
     """The placement's bytes again, by what they are for; each byte once, also where devices share a memory."""
+    assert spec.costs is not None
+    by_rows = spec.split_mode is SplitMode.ROW
     layout = Layout(laid_out.devices, laid_out.tensor_split, laid_out.n_cpu_moe, by_rows)
+    corrected = parts(spec.costs, layout)
     return tuple(
         DeviceEstimate(
             name=name,
@@ -178,8 +189,9 @@ def _devices(
             kv_bytes=part.kv_bytes,
             compute_bytes=part.compute_bytes,
             other_bytes=part.other_bytes,
-            total_bytes=part.total_bytes,
+            correction_bytes=corrected[name].total_bytes - part.total_bytes,
+            total_bytes=corrected[name].total_bytes,
             budget_bytes=budgets.get(name, 0),
         )
-        for name, part in parts(costs, layout).items()
+        for name, part in parts(formula, layout).items()
     )

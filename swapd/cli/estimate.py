@@ -14,14 +14,16 @@ import msgspec
 from backends.base import Backend, Offload, ProbeError, Settings, decode_path, encode_path
 from backends.registry import installed_backends
 from swapd.cli.output import Column, CommandError, complain, console, print_json, print_line, print_table, size
-from swapd.cli.places import config_path
+from swapd.cli.places import config_path, learned_file
 from swapd.config.load import load
 from swapd.config.schema import Config, Model
 from swapd.core.spec import RAM, DeviceSpec, ModelSpec, Room
-from swapd.estimate import N_CTX_STEP, DeviceEstimate, EngineFigures, Estimate, Limits, limits, with_engine
+from swapd.estimate import N_CTX_STEP, DeviceEstimate, Estimate, Limits, limits, with_engine, with_measured
 from swapd.estimate import estimate as make_estimate
 from swapd.pool import catalog
 from swapd.pool.devices import budgets, discover
+from swapd.pool.learned import Lesson, read_lessons
+from swapd.pool.measure import Surplus
 from swapd.pool.probes import run_probe
 
 FILE_BACKEND = "llama_cpp"
@@ -37,13 +39,14 @@ def estimate(arguments: argparse.Namespace) -> int:
     devices = budgets(config.memory, discover(backends))
     room = _room(devices, arguments.device)
     present = frozenset(device.name for device in devices)
+    lessons = read_lessons(learned_file(config.server.state_dir, os.environ, Path.home(), Path.exists))
     estimates, failed = [], False
     for name in arguments.models:
         model = _file_model(Path(name), backends) if is_file_name(name) else _configured_model(name, config)
         if arguments.n_ctx is not None:
             model = _with_context(model, backends[model.backend], arguments.n_ctx)
         try:
-            made, offload = _one(model, config, backends[model.backend], room)
+            made, offload = _one(model, config, backends[model.backend], room, lessons)
         except CommandError as error:
             complain(str(error))
             failed = True
@@ -59,16 +62,26 @@ def estimate(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _one(model: Model, config: Config, backend: Backend, room: Room) -> tuple[Estimate, Offload]:
-    """By the formulas, and where things would go. Raises `CommandError` for a model that cannot be used."""
-    entry = catalog.inspect(model, config, backend, room.free_bytes)
+def _one(
+    model: Model, config: Config, backend: Backend, room: Room, lessons: Mapping[str, Lesson]
+) -> tuple[Estimate, Offload]:
+    """By the formulas and what was learned, and where things would go. Raises `CommandError` for an unusable model."""
+
+    def surplus_of(key: str) -> Surplus:
+        return lessons.get(key, Lesson()).surplus
+
+    entry = catalog.inspect(model, config, backend, room.free_bytes, surplus_of)
     if entry.inspection is None or entry.spec.verdict is not None:
         raise CommandError(entry.spec.verdict or "")
-    made, laid_out = make_estimate(entry.spec, entry.inspection, room)
+    lesson = lessons.get(entry.spec.launch_key, Lesson())
+    made, laid_out = make_estimate(entry.spec, entry.inspection, room, entry.formula)
+    made = with_measured(made, lesson.measured_bytes)
     if "n_ctx" in backend.settings_type.__struct_fields__ and entry.inspection.n_ctx_train:
 
         def spec_with(n_ctx: int) -> ModelSpec | None:
-            other = catalog.inspect(_with_context(model, backend, n_ctx), config, backend, room.free_bytes)
+            # What was learned with one context is the best guess for another.
+            changed = _with_context(model, backend, n_ctx)
+            other = catalog.inspect(changed, config, backend, room.free_bytes, lambda _: lesson.surplus)
             return other.spec if other.spec.costs is not None else None
 
         found = limits(entry.spec, room, spec_with, entry.inspection.n_ctx_train)
@@ -164,12 +177,7 @@ def _print(one: Estimate, *, is_first: bool) -> None:
         Column("TOTAL", "right"),
         Column("BUDGET", "right", min_width=80),
     ]
-    rows = []
-    for device in one.devices:
-        if device.total_bytes:
-            rows.append(_row(device.name, "formulas", device, device))
-        if device.engine is not None:
-            rows.append(_row(device.name, "engine", device.engine, device))
+    rows = [row for device in one.devices for row in _rows(device)]
     slots = f"{one.slots} {'request' if one.slots == 1 else 'requests'} at once"
     if not is_first:
         print_line("")
@@ -177,20 +185,28 @@ def _print(one: Estimate, *, is_first: bool) -> None:
     print_table(console(), columns, rows)
     if one.engine:
         print_line(f"engine: {one.engine}")
+    if any(device.correction_bytes for device in one.devices):
+        print_line("corrected: by what its workers were seen to take, or were said to by llama.cpp before they started")
     for line in (*reach(one.limits, one), one.fit):
         print_line(line)
 
 
-def _row(name: str, by: str, figures: DeviceEstimate | EngineFigures, device: DeviceEstimate) -> list[str]:
-    parts = (
-        figures.weights_bytes,
-        figures.kv_bytes,
-        figures.compute_bytes,
-        device.other_bytes,
-        figures.total_bytes,
-        device.budget_bytes,
-    )
-    return [name, by, *map(size, parts)]
+def _rows(device: DeviceEstimate) -> list[list[str]]:
+    """What the formulas say of a device, what the engine says, what was seen, and what is reckoned with."""
+    parts = [device.weights_bytes, device.kv_bytes, device.compute_bytes]
+    worked_out = device.total_bytes - device.correction_bytes
+    found: list[tuple[str, list[str], int]] = []
+    if worked_out:
+        found.append(("formulas", [*map(size, [*parts, device.other_bytes])], worked_out))
+    if device.engine is not None:
+        said = (device.engine.weights_bytes, device.engine.kv_bytes, device.engine.compute_bytes, device.other_bytes)
+        found.append(("engine", [*map(size, said)], device.engine.total_bytes))
+    if device.measured_bytes is not None:
+        found.append(("measured", ["-"] * 4, device.measured_bytes))
+    if device.correction_bytes:
+        other = device.other_bytes + device.correction_bytes
+        found.append(("corrected", [*map(size, [*parts, other])], device.total_bytes))
+    return [[device.name, by, *said, size(total), size(device.budget_bytes)] for by, said, total in found]
 
 
 def reach(limits: Limits, one: Estimate) -> list[str]:

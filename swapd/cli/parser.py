@@ -52,7 +52,7 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
         default=[],
         help="on this device and no other but RAM, or on one that has SIZE to give, such as CUDA0=24GiB; repeatable",
     )
-    estimate.add_argument("--no-probe", action="store_true", help="by formulas only, without asking the engine")
+    estimate.add_argument("--no-probe", action="store_true", help="without asking the engine")
     _add_json(estimate)
 
     simulate = _add(commands, "simulate", "simulate:simulate", "replay a trace of requests against several schedulers")

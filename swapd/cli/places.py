@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from swapd.pool.learned import FILE_NAME
+from swapd.system.directories import state_dir
+
 CONFIG_HELP = "the configuration; else $SWAPD_CONFIG, else /etc/swapd/config.yaml, else ~/.config/swapd/config.yaml"
 
 SYSTEM_CONFIG = Path("/etc/swapd/config.yaml")
+SYSTEM_STATE = Path("/var/lib/swapd")
+"""Where systemd/swapd.service keeps its state."""
 
 
 def config_path(
@@ -25,3 +30,10 @@ def config_path(
     config_home = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     usual: Sequence[Path] = (SYSTEM_CONFIG, config_home / "swapd" / "config.yaml")
     return next((path for path in usual if exists(path)), None)
+
+
+def learned_file(setting: Path | None, environ: Mapping[str, str], home: Path, exists: Callable[[Path], bool]) -> Path:
+    """Where the daemon of this configuration keeps what it learned: in its own state directory, else the service's."""
+    own = state_dir(setting, environ, home) / FILE_NAME
+    systems = SYSTEM_STATE / FILE_NAME
+    return systems if setting is None and not exists(own) and exists(systems) else own

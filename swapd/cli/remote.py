@@ -14,6 +14,7 @@ from rich.console import Console
 
 from backends.registry import installed_backends
 from swapd.cli.output import (
+    MIB,
     Column,
     CommandError,
     complain,
@@ -30,7 +31,7 @@ from swapd.client import Address, Client, DaemonError, daemon_address
 from swapd.config.load import load as load_config
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Server
-from swapd.pool.status import DeviceStatus, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, FootprintStatus, ModelStatus, Status
 
 Answer = TypeVar("Answer")
 
@@ -135,6 +136,9 @@ def print_status(to: Console, status: Status) -> None:
     print_table(to, columns, [_model_row(model) for model in status.models])
     for device in status.devices:
         print_line(_device_line(device))
+    for model in status.models:
+        if model.workers and model.footprint.formula_bytes:
+            print_line(f"memory of {model.id}: {memory(model.footprint)}")
     for remark in remarks(status):
         print_line(remark)
 
@@ -151,6 +155,22 @@ def _device_line(device: DeviceStatus) -> str:
     if device.paused:
         parts.append(f"handed over until `swapd resume {device.name}`")
     return f"{device.name}: {', '.join(parts)}"
+
+
+def memory(footprint: FootprintStatus) -> str:
+    """'RAM 308 MiB estimated (formula 300 MiB, correction +8 MiB, engine 305 MiB, measured 298 MiB); CUDA0 …'."""
+    said = []
+    for name, estimated in footprint.estimated_bytes.items():
+        others = {
+            "formula": footprint.formula_bytes,
+            "engine": footprint.probed_bytes,
+            "measured": footprint.measured_bytes,
+        }
+        parts = [f"{what} {size(sizes[name])}" for what, sizes in others.items() if name in sizes]
+        if name in footprint.correction_bytes:
+            parts.insert(1, f"correction {footprint.correction_bytes[name] / MIB:+,.0f} MiB")
+        said.append(f"{name} {size(estimated)} estimated" + (f" ({', '.join(parts)})" if parts else ""))
+    return "; ".join(said)
 
 
 def _model_row(model: ModelStatus) -> list[str]:

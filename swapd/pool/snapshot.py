@@ -159,11 +159,14 @@ def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker]
         placement.devices, placement.tensor_split, placement.n_cpu_moe, model.spec.split_mode is SplitMode.ROW
     )
     formula = parts(entry.formula, layout) if placement.n_gpu_layers <= entry.formula.layers else {}
+    corrected = parts(model.spec.costs, layout) if formula else {}
+    corrections = {name: part.total_bytes - formula[name].total_bytes for name, part in corrected.items()}
     return FootprintStatus(
         estimated_bytes=dict(placement.device_bytes),
         measured_bytes=dict(learned.measured_bytes),
         formula_bytes={name: part.total_bytes for name, part in formula.items()},
         probed_bytes=dict(learned.probed_bytes),
+        correction_bytes={name: size_bytes for name, size_bytes in corrections.items() if size_bytes},
     )
 
 

@@ -40,6 +40,8 @@ class FootprintStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Worked out from the file and the settings alone, for the same placement."""
     probed_bytes: dict[str, int] = {}
     """By llama.cpp's own account, for the placement it was last asked for."""
+    correction_bytes: dict[str, int] = {}
+    """What the next worker's estimate has beyond the formula, for what was probed and measured; not where nothing."""
 
 
 class EvictionStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,27 @@ def test_ps_shows_each_model_and_each_memory(daemon: Script, capsys: Captured) -
     assert "\x1b" not in out
 
 
+def test_ps_shows_how_a_loaded_models_estimate_came_about(daemon: Script, capsys: Captured) -> None:
+    mib = 1024 * 1024
+    footprint = {
+        "estimated_bytes": {"CUDA0": 5120 * mib, "RAM": 310 * mib},
+        "formula_bytes": {"CUDA0": 5184 * mib, "RAM": 310 * mib},
+        "probed_bytes": {"CUDA0": 4670 * mib},
+        "measured_bytes": {"CUDA0": 5090 * mib, "RAM": 290 * mib},
+        "correction_bytes": {"CUDA0": -64 * mib},
+    }
+    loaded, other = status_document()["models"]
+    models = [loaded | {"footprint": footprint}, other | {"footprint": footprint}]
+    daemon.answer("GET /swapd/v1/status", status_document(models=models))
+    assert main(["ps", "--url", daemon.url]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory of ")]
+    assert line == (
+        "memory of qwen3-8b: CUDA0 5,120 MiB estimated "
+        "(formula 5,184 MiB, correction -64 MiB, engine 4,670 MiB, measured 5,090 MiB); "
+        "RAM 310 MiB estimated (formula 310 MiB, measured 290 MiB)"
+    )
+
+
 def test_ps_json_is_the_status_with_bytes_and_seconds(daemon: Script, capsys: Captured) -> None:
     daemon.answer("GET /swapd/v1/status", status_document())
     assert main(["ps", "--url", daemon.url, "--json"]) == 0

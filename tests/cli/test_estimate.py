@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from support.model_zoo import ZOO
 
+from backends.registry import installed_backends
 from swapd.cli import main
+from swapd.config.load import load
+from swapd.pool import catalog
+from swapd.pool.learned import FILE_NAME, Lesson, Store
+from swapd.pool.measure import Surplus
 
 Captured = pytest.CaptureFixture[str]
 MIB = 2**20
@@ -134,3 +139,45 @@ def test_a_device_without_a_size_must_be_there(small_model: Path, capsys: Captur
 def test_a_context_that_cannot_be_is_refused_with_its_bounds(small_model: Path, capsys: Captured) -> None:
     assert main(["estimate", str(small_model), "--n-ctx", "9"]) == 1
     assert "cannot have n_ctx 9: Expected `int` >= 256" in capsys.readouterr().err
+
+
+def learned_model(directory: Path, model: Path, lesson: Lesson) -> Path:
+    """A configuration of one model, of which a daemon has learned this; returns the configuration's path."""
+    path = write_config(
+        directory, f"server: {{state_dir: {directory}/state}}\nmodels:\n  tiny: {{path: {model}, n_ctx: 1024}}\n"
+    )
+    backends = installed_backends()
+    config = load(path, backends)
+    entry = catalog.inspect(config.models["tiny"], config, backends["llama_cpp"], ["RAM"])
+    (directory / "state").mkdir()
+    store = Store.opened(directory / "state" / FILE_NAME)
+    store.learn(entry.spec.launch_key, lesson)
+    store.close()
+    return path
+
+
+def test_what_a_daemon_has_learned_of_a_model_is_shown_and_reckoned_with(
+    tmp_path: Path, small_model: Path, capsys: Captured
+) -> None:
+    lesson = Lesson(surplus=Surplus(host_bytes=24 * MIB), measured_bytes={"RAM": 300 * MIB})
+    config = learned_model(tmp_path, small_model, lesson)
+    assert main(["estimate", "tiny", "--config", str(config), "--json", "--no-probe"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    (ram,) = model["devices"]
+    assert (ram["correction_bytes"], ram["measured_bytes"]) == (24 * MIB, 300 * MIB)
+    formulas = sum(ram[part] for part in ("weights_bytes", "kv_bytes", "compute_bytes", "other_bytes"))
+    assert ram["total_bytes"] == model["total_bytes"] == formulas + 24 * MIB
+
+    assert main(["estimate", "tiny", "--config", str(config), "--no-probe"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in out[3:6]] == [["RAM", "formulas"], ["RAM", "measured"], ["RAM", "corrected"]]
+    assert out[4].split()[2:7] == ["-", "-", "-", "-", "300"]
+    assert out[6].startswith("corrected: by what its workers were seen to take")
+
+
+def test_what_was_learned_with_other_settings_is_not(tmp_path: Path, small_model: Path, capsys: Captured) -> None:
+    lesson = Lesson(surplus=Surplus(host_bytes=24 * MIB), measured_bytes={"RAM": 300 * MIB})
+    config = learned_model(tmp_path, small_model, lesson)
+    assert main(["estimate", "tiny", "--config", str(config), "--json", "--no-probe", "--n-ctx", "2048"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert [(ram["correction_bytes"], ram["measured_bytes"]) for ram in model["devices"]] == [(0, None)]

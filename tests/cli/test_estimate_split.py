@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from backends.base import Capabilities, DeviceMemory, Footprint, Inspection, ProbeResult
 from swapd.core.spec import ModelSpec, Room
-from swapd.estimate import Estimate, Limits, estimate, limits, with_engine
+from swapd.estimate import Estimate, Limits, estimate, limits, with_engine, with_measured
 from swapd.pool.catalog import layer_costs
+from swapd.pool.measure import Surplus, corrected
 
 FOOTPRINT = Footprint(
     layer_weights_bytes=(100, 200, 300),
@@ -85,6 +86,26 @@ def test_what_the_engine_puts_elsewhere_is_shown_too() -> None:
     assert (other.total_bytes, other.budget_bytes) == (0, 0)
     assert other.engine is not None
     assert other.engine.total_bytes == 5
+
+
+def test_what_was_learned_is_added_and_shown_apart() -> None:
+    costs = layer_costs(FOOTPRINT)
+    spec = ModelSpec("m", "", 1, corrected(costs, Surplus(host_bytes=5)), n_gpu_layers=0)
+    inspection = Inspection(footprint=FOOTPRINT, slots=1, capabilities=Capabilities(), n_ctx=512)
+    one, _ = estimate(spec, inspection, Room({"RAM": 1000}), costs)
+    assert parts(one) == {"RAM": (650, 30, 7, 7, 699)}
+    assert one.devices[0].correction_bytes == 5
+    assert one.total_bytes == 699
+    assert not estimate(spec, inspection, Room({"RAM": 698}), costs)[0].fits
+
+
+def test_what_was_measured_stands_beside_them_on_whatever_device_it_was() -> None:
+    one = with_measured(estimated(None, {"RAM": 1000}), {"RAM": 640, "CUDA1": 300})
+    assert [(device.name, device.measured_bytes, device.total_bytes) for device in one.devices] == [
+        ("RAM", 640, 694),
+        ("CUDA1", 300, 0),
+    ]
+    assert [device.measured_bytes for device in with_measured(estimated(None, {"RAM": 1000}), {}).devices] == [None]
 
 
 def model_with(n_ctx: int) -> ModelSpec | None:

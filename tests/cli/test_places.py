@@ -34,6 +34,24 @@ def test_the_systems_configuration_goes_before_the_users() -> None:
     assert places.config_path(None, {}, HOME, lambda _path: True) == places.SYSTEM_CONFIG
 
 
+OWN, SYSTEMS = HOME / ".local/state/swapd/learned.sqlite", places.SYSTEM_STATE / "learned.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("setting", "existing", "chosen"),
+    [
+        (None, {OWN, SYSTEMS}, OWN),
+        (None, {SYSTEMS}, SYSTEMS),
+        (None, set(), OWN),
+        (Path("/s"), {SYSTEMS}, Path("/s/learned.sqlite")),
+    ],
+)
+def test_what_was_learned_is_where_this_users_daemon_keeps_it_or_else_the_service(
+    setting: Path | None, existing: set[Path], chosen: Path
+) -> None:
+    assert places.learned_file(setting, {}, HOME, existing.__contains__) == chosen
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

@@ -149,6 +149,7 @@ async def test_what_a_worker_takes_beyond_the_estimate_corrects_the_next_one(tmp
         await until(pool, lambda: model_of(pool, "a").footprint.measured_bytes.get("CUDA0") == 450 * MIB)
         footprint = model_of(pool, "a").footprint
         assert footprint.formula_bytes == {"CUDA0": 400 * MIB, "RAM": 0}
+        assert footprint.correction_bytes == {"CUDA0": 56 * MIB}, "which is for the next one"
         assert footprint.estimated_bytes == {"CUDA0": 400 * MIB, "RAM": 0}, "what runs keeps what was reserved for it"
         await pool.unload("a")
         await until(pool, lambda: model_of(pool, "a").footprint.estimated_bytes["CUDA0"] == 456 * MIB)
