@@ -15,6 +15,7 @@ from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
+from swapd.core.lifecycle import WorkerState
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 from swapd.simulate.shell import SAMPLE_S, Process, Shell
@@ -82,6 +83,22 @@ class Simulation(Shell):
                     self.clock.now_s = max(self.now_s, until_s)
                 return
         raise AssertionError(f"still busy after {max_steps} steps at {self.now_s:.1f} s: {self.ledger!r}")
+
+    def drain(self, *, within_s: float) -> None:
+        """Run until nobody waits for anything any more, which must be within that time."""
+        latest_s = self.now_s + within_s
+        while not self.is_at_rest():
+            assert self.heap, f"nothing is left to happen: {self.ledger!r}"
+            assert self.heap[0][0] <= latest_s, f"still waited for after {within_s:g} s: {self.ledger!r}"
+            self.run(until_s=self.heap[0][0])
+
+    def is_at_rest(self) -> bool:
+        """Whether every request and ask has its answer, every worker is loaded or gone, all memory accounted for."""
+        ledger = self.ledger
+        asked = any(model.load_asks or model.unload_asks for model in ledger.models.values())
+        asked = asked or any(device.pause_asks for device in ledger.devices.values())
+        moving = any(worker.state is not WorkerState.READY for worker in ledger.workers.values())
+        return not (ledger.waiting or ledger.running or ledger.settling or asked or moving)
 
     # -- the shell ---------------------------------------------------------------------------------------------
 
