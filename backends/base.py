@@ -45,11 +45,18 @@ class Footprint:
     gpu_compute_bytes: int = 0
     """The compute buffer on each GPU that computes; 0 means as large as `compute_bytes`, which is then RAM's."""
     gpu_host_compute_bytes: int = 0
-    """RAM's compute buffer when every layer is on a GPU: the graph's inputs, the attention mask above all."""
+    """RAM's compute buffer when GPUs compute everything: the graph's inputs, the attention mask above all."""
     gpu_pipeline_bytes: int = 0
     """In addition on each GPU, and in RAM, when all layers are on several GPUs that work in turn."""
     gpu_context_bytes: int = 0
     """What the driver takes on each GPU for a process that uses it: its context and the kernels' code."""
+    gpu_layer_copy_bytes: int = 0
+    """In addition on the first GPU, while layers are in RAM and the engine computes them on that GPU, copying a part
+    at a time. 0 means that it computes them in RAM."""
+    gpu_expert_copy_bytes: int = 0
+    """The same while nothing but experts is in RAM."""
+    gpu_kept_copy_bytes: int = 0
+    """The same while nothing is but weights that the settings keep there."""
 
     def __post_init__(self) -> None:
         assert len(self.layer_weights_bytes) == len(self.layer_kv_bytes)

@@ -113,7 +113,7 @@ def probe_model(settings: LlamaCppSettings, offload: Offload) -> ModelAnswer | F
     llama.llama_log_set(collect, None)
     llama.llama_backend_init()
     full = LlamaCppBackend().inspect(settings).footprint
-    bare = LlamaCppBackend().inspect(msgspec.structs.replace(settings, lora=())).footprint
+    bare = LlamaCppBackend().inspect(msgspec.structs.replace(settings, lora=(), mmproj=None)).footprint
     try:
         params = model_params(settings, offload, portable=False)
         params.struct.no_alloc = True
@@ -168,7 +168,7 @@ def from_log(footprint: Footprint, log: str) -> tuple[DeviceMemory, ...]:
 def with_additions(
     devices: tuple[DeviceMemory, ...], bare: Footprint, full: Footprint, log: str
 ) -> tuple[DeviceMemory, ...]:
-    """Adapters on top, which are not loaded here: by the formulas, each beside the layer it changes. Pure."""
+    """Adapters and the projector on top, which are not loaded here: by the formulas, where those have them. Pure."""
     placed = _placed_layers(log)
     weights = Counter({"RAM": full.host_weights_bytes - bare.host_weights_bytes})
     for layer, (more, less) in enumerate(zip(full.layer_weights_bytes, bare.layer_weights_bytes, strict=True)):

@@ -18,7 +18,8 @@ def longest_tail(sums: Sequence[int], capacities: Sequence[int]) -> int:
 def cut(sums: Sequence[int], first: int, capacities: Sequence[int]) -> tuple[int, ...] | None:
     """Layers for each device, from `first` to the last, in proportion to the capacities as nearly as they fit.
 
-    None if they do not fit. Whenever there is a way to fit them in this order of devices, one is found.
+    None if they do not fit. Whenever there is a way to fit them in this order of devices, one is found; no device goes
+    without a layer that can hold the next one, as long as there are any.
     """
     earliest = _earliest(sums, capacities)
     if earliest[0] > first:
@@ -30,7 +31,7 @@ def cut(sums: Sequence[int], first: int, capacities: Sequence[int]) -> tuple[int
         reached += max(0, size)
         ideal = _nearest(sums, sums[first] + (demand * reached // capacity if capacity else 0))
         # The rest must fit behind this cut, and what is before it on this device.
-        end = min(max(ideal, earliest[device + 1], start), _reach(sums, start, size))
+        end = min(max(ideal, earliest[device + 1], start + 1), _reach(sums, start, size))
         counts.append(end - start)
         start = end
     assert start == len(sums) - 1

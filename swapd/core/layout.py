@@ -45,6 +45,16 @@ def gpu_compute_bytes(costs: LayerCosts, n_gpu_layers: int, gpus: int, n_cpu_moe
     return size_bytes + (costs.gpu_pipeline_bytes if works_in_turn else 0)
 
 
+def gpu_copy_bytes(costs: LayerCosts, n_gpu_layers: int, n_cpu_moe: int) -> int:
+    """What the first GPU takes for copies of what lies in RAM, where it computes that too.
+
+    Source: ggml-backend.cpp, op_offload: of the backends in their order the first that can takes the operation.
+    """
+    if n_gpu_layers < costs.layers:
+        return costs.gpu_layer_copy_bytes
+    return costs.gpu_expert_copy_bytes if any(costs.layer_expert_bytes[:n_cpu_moe]) else costs.gpu_kept_copy_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One device's bytes by what they are for."""
@@ -68,7 +78,8 @@ def parts(costs: LayerCosts, layout: Layout) -> dict[str, Parts]:
     experts_in_ram = sum(costs.layer_weights_bytes[first:]) - sum(moved[first:])
     if first < costs.layers:
         moved[-1] += costs.tied_output_bytes
-    computes = first > 0 or experts_in_ram > 0
+    copied_bytes = gpu_copy_bytes(costs, layout.n_gpu_layers, layout.n_cpu_moe)
+    computes = (first > 0 or experts_in_ram > 0) and not (layout.devices and copied_bytes)
     compute_bytes = gpu_compute_bytes(
         costs, layout.n_gpu_layers, len(layout.devices), layout.n_cpu_moe, by_rows=layout.by_rows
     )
@@ -82,6 +93,7 @@ def parts(costs: LayerCosts, layout: Layout) -> dict[str, Parts]:
         )
     }
     for device, count in zip(layout.devices, layout.layers, strict=True):
+        own_copies = copied_bytes if device == layout.devices[0] else 0
         layers = slice(first, first + count)
         weights_bytes = sum(moved[layers])
         if layout.by_rows:
@@ -89,7 +101,7 @@ def parts(costs: LayerCosts, layout: Layout) -> dict[str, Parts]:
         found[device] = Parts(
             weights_bytes,
             sum(costs.layer_kv_bytes[layers]),
-            compute_bytes,
+            compute_bytes + own_copies,
             costs.gpu_context_bytes,
         )
         first += count

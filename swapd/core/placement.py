@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate, combinations
 
 from swapd.core.fit import cut, longest_tail
-from swapd.core.layout import Layout, gpu_compute_bytes, gpu_weights, lay, layers_by_split, parts
+from swapd.core.layout import Layout, gpu_compute_bytes, gpu_copy_bytes, gpu_weights, lay, layers_by_split, parts
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, Room, SplitMode
 
 MIB = 1024 * 1024
@@ -157,6 +157,7 @@ class _Search:
             for group in self.groups(size):
                 fixed_bytes = self.fixed_bytes(n_gpu_layers, size, n_cpu_moe)
                 capacities = [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]
+                capacities[0] -= gpu_copy_bytes(self.costs, n_gpu_layers, n_cpu_moe)
                 counts = cut(sums, first, capacities)
                 if counts is not None and all(counts):
                     found.append((sum(capacities), group, counts))
@@ -179,7 +180,8 @@ class _Search:
         sums = self.sums(n_cpu_moe)
         alone = self.spec.split_mode is SplitMode.NONE
         groups = [(gpu,) for gpu in self.gpus] if alone else [tuple(self.gpus)]
-        fixed_bytes = self.fixed_bytes(0, 1, n_cpu_moe)
+        # Only the first GPU used has copies, but which one that is, is not known yet.
+        fixed_bytes = self.fixed_bytes(0, 1, n_cpu_moe) + self.costs.gpu_layer_copy_bytes
         tails = [longest_tail(sums, [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]) for group in groups]
         return self.costs.layers - min(tails)
 

@@ -91,6 +91,13 @@ class LayerCosts:
     """In addition on each GPU, and in RAM, when all layers are on several GPUs that work in turn."""
     gpu_context_bytes: int = 0
     """What the driver takes on each GPU for a process that computes there."""
+    gpu_layer_copy_bytes: int = 0
+    """In addition on the first GPU used, while layers are in RAM and that GPU computes them, from copies of a part at
+    a time; 0 means that the CPU computes them."""
+    gpu_expert_copy_bytes: int = 0
+    """The same while nothing but experts is in RAM."""
+    gpu_kept_copy_bytes: int = 0
+    """The same while nothing is but weights that are in RAM always."""
 
     def __post_init__(self) -> None:
         assert self.layer_weights_bytes, "a model has at least an output layer"

@@ -118,6 +118,9 @@ def layer_costs(footprint: Footprint) -> LayerCosts:
         gpu_host_compute_bytes=footprint.gpu_host_compute_bytes,
         gpu_pipeline_bytes=footprint.gpu_pipeline_bytes,
         gpu_context_bytes=footprint.gpu_context_bytes,
+        gpu_layer_copy_bytes=footprint.gpu_layer_copy_bytes,
+        gpu_expert_copy_bytes=footprint.gpu_expert_copy_bytes,
+        gpu_kept_copy_bytes=footprint.gpu_kept_copy_bytes,
     )
 
 

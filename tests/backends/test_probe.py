@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.gguf_files import Shape, smollm2_path, write_model
 from support.lora_files import write_lora
+from support.mmproj_files import write_llava
 from support.model_zoo import ZOO
 
 from backends.base import DeviceMemory, Footprint, Offload, ProbedDevice, ProbeError, ProbeResult
@@ -90,6 +91,30 @@ def test_adapters_are_added_to_what_llama_cpp_says(tmp_path: Path) -> None:
     (without,), (with_one,) = (answer(settings).devices for settings in (plain, adapted))
     ours = BACKEND.inspect(adapted).footprint.weights_bytes - BACKEND.inspect(plain).footprint.weights_bytes
     assert with_one.model_bytes - without.model_bytes == ours > 0
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_a_projector_is_added_to_what_llama_cpp_says(tmp_path: Path, offload: bool) -> None:
+    base, projector = write_model(tmp_path / "base.gguf", Shape()), write_llava(tmp_path / "mmproj.gguf")
+    plain = LlamaCppSettings(path=base)
+    seeing = LlamaCppSettings(path=base, mmproj=projector, mmproj_offload=offload)
+    (without,), (with_one,) = (answer(settings).devices for settings in (plain, seeing))
+    ours = BACKEND.inspect(seeing).footprint.weights_bytes - BACKEND.inspect(plain).footprint.weights_bytes
+    assert with_one.model_bytes - without.model_bytes == ours > 0
+    assert (with_one.context_bytes, with_one.compute_bytes) == (without.context_bytes, without.compute_bytes)
+
+
+def test_a_projector_lies_where_the_output_layer_does_unless_it_stays_in_ram(tmp_path: Path) -> None:
+    base, projector = write_model(tmp_path / "base.gguf", Shape()), write_llava(tmp_path / "mmproj.gguf")
+    bare = BACKEND.inspect(LlamaCppSettings(path=base)).footprint
+    last = len(bare.layer_weights_bytes) - 1
+    log = f"load_tensors: layer {last} assigned to device CUDA0, is_swa = 0\n"
+    devices = (DeviceMemory("RAM", 100, 0, 10), DeviceMemory("CUDA0", 200, 0, 10))
+    for offload, grown in ((True, "CUDA0"), (False, "RAM")):
+        full = BACKEND.inspect(LlamaCppSettings(path=base, mmproj=projector, mmproj_offload=offload)).footprint
+        found = {one.name: one.model_bytes for one in with_additions(devices, bare, full, log)}
+        more = full.weights_bytes - bare.weights_bytes
+        assert found == {"RAM": 100, "CUDA0": 200} | {grown: {"RAM": 100, "CUDA0": 200}[grown] + more}
 
 
 def test_a_file_that_is_no_model_is_answered_with_the_reason(tmp_path: Path) -> None:

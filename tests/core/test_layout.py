@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -145,3 +147,34 @@ def test_a_split_by_hand_is_counted_as_llama_cpp_counts_it(tensor_split: list[in
     assert sum(ours) == n_gpu_layers
     # Where a bound falls on a layer to the last bit, the two precisions may differ by that layer.
     assert all(abs(ours[number] - devices.count(number)) <= 1 for number in range(len(tensor_split)))
+
+
+COPYING = LayerCosts(
+    (10, 20, 30),
+    (1, 1, 0),
+    0,
+    100,
+    gpu_compute_bytes=7,
+    gpu_host_compute_bytes=2,
+    layer_expert_bytes=(4, 4, 0),
+    gpu_layer_copy_bytes=9,
+    gpu_expert_copy_bytes=5,
+    gpu_kept_copy_bytes=1,
+)
+
+
+def test_what_lies_in_ram_is_computed_on_the_first_gpu_from_copies() -> None:
+    found = parts(COPYING, Layout(("CUDA0", "CUDA1"), (1, 1)))
+    assert {name: part.compute_bytes for name, part in found.items()} == {"RAM": 2, "CUDA0": 16, "CUDA1": 7}
+
+
+def test_copies_of_experts_or_of_what_is_kept_in_ram_take_less() -> None:
+    experts = parts(COPYING, Layout(("CUDA0",), (3,), n_cpu_moe=1))
+    assert (experts["CUDA0"].compute_bytes, experts["RAM"].compute_bytes) == (12, 2)
+    assert parts(COPYING, Layout(("CUDA0",), (3,)))["CUDA0"].compute_bytes == 8
+
+
+def test_without_a_gpu_or_without_copies_ram_computes_what_it_holds() -> None:
+    assert parts(COPYING, Layout())["RAM"].compute_bytes == 100
+    small = replace(COPYING, gpu_layer_copy_bytes=0)
+    assert parts(small, Layout(("CUDA0",), (2,)))["RAM"].compute_bytes == 100

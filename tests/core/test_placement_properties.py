@@ -27,6 +27,7 @@ def costs(draw: st.DrawFn) -> LayerCosts:
     shares = draw(st.lists(st.integers(0, 100), min_size=count, max_size=count))
     experts = tuple(whole * share // 110 for whole, share in zip(weights, shares, strict=True))
     compute_bytes = draw(size)
+    kept, of_experts, of_layers = draw(st.sampled_from([(0, 0, 0), (0, 5, 5), (0, 3, 12), (2, 7, 30)]))
     return LayerCosts(
         weights,
         each(),
@@ -39,6 +40,9 @@ def costs(draw: st.DrawFn) -> LayerCosts:
         gpu_host_compute_bytes=draw(st.integers(0, compute_bytes)),
         gpu_pipeline_bytes=draw(st.sampled_from([0, 0, 12])),
         gpu_context_bytes=draw(st.integers(0, 10)),
+        gpu_layer_copy_bytes=of_layers,
+        gpu_expert_copy_bytes=of_experts,
+        gpu_kept_copy_bytes=kept,
     )
 
 
