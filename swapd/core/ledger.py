@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from swapd.core.demand import Demand
 from swapd.core.lifecycle import Cause, WorkerState, after
 from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room, shared_memories
 
@@ -131,6 +132,9 @@ class Model:
     last_used_s: float | None = None
     loads: int = 0
     load_s: float | None = None
+    #: A running mean over its loads.
+    usual_load_s: float | None = None
+    demand: Demand = field(default_factory=Demand)
     service_s: float | None = None
     last_eviction: Eviction | None = None
 

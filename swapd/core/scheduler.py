@@ -37,6 +37,7 @@ from swapd.core.ledger import (
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
 from swapd.core.spec import ModelSpec
+from swapd.core.turns import note_load
 
 MAX_ASKS = 64
 """People waiting for one model's load or unload."""
@@ -71,6 +72,7 @@ def _request_arrived(ledger: Ledger, event: ev.RequestArrived, now_s: float, eff
     active = {request.client for request in model.waiting.values()}
     active |= {request.client for request in ledger.running.values() if request.model_id == model.id}
     fairness.welcome(model, event.client, active)
+    model.demand.note(event.client, model.last_seen_s.get(event.client), now_s)
     model.pin_lifted = False
     ledger.enqueue(Request(event.request_id, model.id, event.client, event.priority, now_s))
 
@@ -138,7 +140,8 @@ def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: 
     effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.metered]
     # A worker whose model was changed or removed meanwhile has been told to leave: it is not READY.
     model = ledger.models[worker.model_id]
-    model.load_s, model.last_error, model.retry_at_s = load_s, None, None
+    model.last_error = model.retry_at_s = None
+    note_load(model, load_s)
     model.loads += 1
     model.ceilings.clear()
     effects += [Answer(ask.id, None) for ask in model.load_asks]
@@ -224,7 +227,7 @@ def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, e
         model.claim = None
     model.spec = spec
     if changed:
-        model.verdict = model.last_error = model.retry_at_s = model.load_s = None
+        model.verdict = model.last_error = model.retry_at_s = model.load_s = model.usual_load_s = None
         model.failures, model.portable, model.claim = 0, False, None
         model.ceilings.clear()
         _dismiss(ledger, model.id, "reload", spec.drain_s, now_s, effects)

@@ -179,6 +179,8 @@ class ModelSpec:
     load_timeout_s: float = 300.0
     stall_timeout_s: float = 120.0
     drain_s: float = 30.0
+    learned_load_s: float | None = None
+    """What its loads took before the daemon was started; None if that is not known."""
 
     def __post_init__(self) -> None:
         assert (self.costs is None) == (self.verdict is not None), self.id

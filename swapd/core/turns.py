@@ -1,7 +1,7 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
 The rules, in words. A worker that is pinned or still loading is never asked. An idle one goes at once, unless
-its turn lasts and clients other than those who wait are likely to be back sooner than a reload takes. A busy
+its turn lasts and clients other than those who wait are likely to ask sooner than a reload takes. A busy
 one is never cut off: it stops receiving grants once its turn is over and the waiting outweighs what its own
 clients would lose by the reload, and at the latest when the waiting model has waited its `max_wait_s`.
 """
@@ -17,13 +17,27 @@ ASSUMED_BYTES_PER_S = 1_000_000_000
 
 MIN_RELOAD_S = 0.5
 
+LOAD_WEIGHT = 0.3
+"""Of the newest load in the running mean of how long a model's loads take."""
+
+RARELY_PER_S = 1e-6
+"""Nothing costs less to send away than what nobody asks for, and that still by how long it would take to reload."""
+
 
 def reload_s(model: Model | None, spec: ModelSpec) -> float:
-    """Seconds a load of this model takes: the last one's, else a guess from its size."""
-    if model is not None and model.load_s is not None:
-        return max(MIN_RELOAD_S, model.load_s)
+    """Seconds a load of this model takes: as its loads did lately or before a restart, else a guess from its size."""
+    learned_s = spec.learned_load_s if model is None or model.usual_load_s is None else model.usual_load_s
+    if learned_s is not None:
+        return max(MIN_RELOAD_S, learned_s)
     size_bytes = spec.costs.total_bytes if spec.costs is not None else 0
     return max(MIN_RELOAD_S, size_bytes / ASSUMED_BYTES_PER_S)
+
+
+def note_load(model: Model, load_s: float) -> None:
+    """A load took so long. Single ones vary with what else the disk does."""
+    known_s = model.spec.learned_load_s if model.usual_load_s is None else model.usual_load_s
+    model.load_s = load_s
+    model.usual_load_s = load_s if known_s is None else known_s + LOAD_WEIGHT * (load_s - known_s)
 
 
 def wanted_since_s(model: Model) -> float | None:
@@ -60,20 +74,27 @@ def turn_ends_s(worker: Worker) -> float:
     return worker.ready_at_s + worker.spec.turn_s
 
 
-def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec) -> float | None:
+def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s: float) -> float | None:
     """Until when requests by other clients than the waiter's are expected, or None if none are.
 
-    A client that was here is expected back for as long as a reload takes: if it comes later than that, the
-    swap has paid for itself. A client that has done nothing here since it began to wait elsewhere is not coming
-    back. One that has does several things at once, or is several behind one address.
+    A client that was here is expected to ask again as soon as it used to, or has been away for by now; together they
+    are expected back if one of them is likely to be here sooner than a reload takes. If nobody has come for as long as
+    that, the swap pays. A client that has done nothing here since it began to wait elsewhere is not coming back. One
+    that has does several things at once, or is several behind one address.
     """
     if holder is None:
         return None
     waits_since_s: dict[str, float] = {}
     for request in waiter.waiting.values():
         waits_since_s.setdefault(request.client, request.arrived_at_s)
-    seen = [at_s for client, at_s in holder.last_seen_s.items() if at_s > waits_since_s.get(client, -1.0)]
-    return max(seen) + reload_s(holder, spec) if seen else None
+    soon_s = reload_s(holder, spec)
+    last_s, expected = None, 0.0
+    for client, at_s in holder.last_seen_s.items():
+        if at_s > waits_since_s.get(client, -1.0):
+            away_s = max(holder.demand.returns_s(client), now_s - at_s)
+            expected += soon_s / away_s if away_s > 0 else 1.0
+            last_s = at_s if last_s is None else max(last_s, at_s)
+    return last_s + soon_s if last_s is not None and expected >= 1 else None
 
 
 def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
@@ -86,7 +107,7 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
     latest_s = bound_s(waiter)
     holder = ledger.models.get(worker.model_id)
     if not worker.running:
-        expected_s = expected_until_s(holder, waiter, worker.spec)
+        expected_s = expected_until_s(holder, waiter, worker.spec, now_s)
         held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
         return min(latest_s, held_until_s)
     return min(latest_s, max(turn_ends_s(worker), _outweighed_at_s(worker, holder, waiter, now_s)))
@@ -104,8 +125,8 @@ def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s:
 
 
 def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
-    """What sending a worker away is expected to cost: its reload, weighed by how recently it was wanted."""
+    """What sending a worker away is expected to cost: seconds of reloads per second, by how often it is asked for."""
     holder = ledger.models.get(worker.model_id)
-    idle_s = 0.0 if worker.running else max(0.0, now_s - worker.idle_since_s)
+    per_s = RARELY_PER_S if holder is None else max(RARELY_PER_S, holder.demand.per_s(now_s))
     weight = 1 + len(worker.running) + max(0, worker.spec.priority)
-    return reload_s(holder, worker.spec) * weight / (1.0 + idle_s)
+    return reload_s(holder, worker.spec) * weight * per_s

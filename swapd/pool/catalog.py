@@ -15,8 +15,9 @@ from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidM
 from swapd.config.schema import Config, Model
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, SplitMode
 from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
+from swapd.pool.learned import Lesson
 from swapd.pool.lease import Ability, Sense
-from swapd.pool.measure import Surplus, corrected
+from swapd.pool.measure import corrected
 
 ENDPOINTS: Mapping[Ability, str] = {
     "chat": "/v1/chat/completions",
@@ -55,11 +56,11 @@ def inspect(
     config: Config,
     backend: Backend,
     device_names: Iterable[str],
-    surplus_of: Callable[[str], Surplus] = lambda _: Surplus(),
+    lesson_of: Callable[[str], Lesson] = lambda _: Lesson(),
 ) -> Entry:
     """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict.
 
-    `surplus_of` gives what was learned of a model, by the key of its workers.
+    `lesson_of` gives what was learned of a model, by the key of its workers.
     """
     identity: FilesSeen = None
     inspection: Inspection | None = None
@@ -74,14 +75,15 @@ def inspect(
         return Entry(model, identity, inspection, _spec(model, config, backend, identity, None, verdict))
     spec = _spec(model, config, backend, identity, inspection, None)
     entry = Entry(model, identity, inspection, spec, formula=spec.costs)
-    return with_surplus(entry, surplus_of(spec.launch_key))
+    return with_lesson(entry, lesson_of(spec.launch_key))
 
 
-def with_surplus(entry: Entry, surplus: Surplus) -> Entry:
-    """The entry with another correction of its costs."""
+def with_lesson(entry: Entry, lesson: Lesson) -> Entry:
+    """The entry with what was learned of its model: corrected costs, and how long it loads."""
     if entry.formula is None:
         return entry
-    return replace(entry, spec=replace(entry.spec, costs=corrected(entry.formula, surplus)))
+    costs = corrected(entry.formula, lesson.surplus)
+    return replace(entry, spec=replace(entry.spec, costs=costs, learned_load_s=lesson.load_s))
 
 
 def file_identity(backend: Backend, model: Model) -> FilesSeen:

@@ -18,7 +18,7 @@ from swapd.config.schema import Config, Model
 from swapd.core.events import Event, ModelsChanged
 from swapd.errors import ShuttingDownError
 from swapd.pool import catalog
-from swapd.pool.measure import Surplus
+from swapd.pool.learned import Lesson
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Entries:
         self,
         backends: Mapping[str, Backend],
         device_names: Iterable[str],
-        surplus_of: Callable[[str], Surplus],
+        lesson_of: Callable[[str], Lesson],
         do: Do,
         own: Own,
     ) -> None:
@@ -43,7 +43,7 @@ class Entries:
         self.by_id: Mapping[str, catalog.Entry] = {}
         self._backends = backends
         self._device_names = tuple(device_names)
-        self._surplus_of = surplus_of
+        self._lesson_of = lesson_of
         self._do = do
         self._own = own
         self._refreshes: dict[str, asyncio.Task[None]] = {}
@@ -66,11 +66,11 @@ class Entries:
         entry = self.by_id.get(model_id)
         if entry is None or entry.spec.launch_key != launch_key:
             return None
-        corrected = catalog.with_surplus(entry, self._surplus_of(launch_key))
+        corrected = catalog.with_lesson(entry, self._lesson_of(launch_key))
         return self.replace(self.config, {**self.by_id, model_id: corrected})
 
     def _look(self, model: Model, config: Config) -> catalog.Entry:
-        return catalog.inspect(model, config, self._backends[model.backend], self._device_names, self._surplus_of)
+        return catalog.inspect(model, config, self._backends[model.backend], self._device_names, self._lesson_of)
 
     async def refresh(self, model_id: str) -> None:
         """Look at a model's file again: it may have been mended or replaced since it was inspected.

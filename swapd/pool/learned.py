@@ -40,6 +40,8 @@ class Lesson(msgspec.Struct, frozen=True, kw_only=True):
     """The most its last worker was seen to take, by device."""
     probed_bytes: dict[str, int] = {}
     """What llama.cpp itself said that it would take, by device, for the placement it was last asked for."""
+    load_s: float | None = None
+    """What its loads usually take."""
 
 
 class Store:

@@ -187,6 +187,12 @@ class Metering:
                 run.free_before[device] = free_bytes
         self._runs[worker_id] = run
 
+    def loaded(self, model_id: str) -> None:
+        """One of a model's workers is ready: keep how long its loads take."""
+        model = self._ledger.models[model_id]
+        lesson = self._store.lesson(model.spec.launch_key)
+        self._store.learn(model.spec.launch_key, msgspec.structs.replace(lesson, load_s=model.usual_load_s))
+
     def _is_loading(self, device: str, worker_id: int) -> bool:
         return any(
             worker.id != worker_id and worker.state not in SERVING_STATES and worker.placement.device_bytes.get(device)

@@ -71,7 +71,7 @@ class Pool:
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
         names = [device.name for device in machine.devices]
-        self._entries = Entries(backends, names, lambda key: store.lesson(key).surplus, self._inbox.do, self._own)
+        self._entries = Entries(backends, names, store.lesson, self._inbox.do, self._own)
         self._metering = Metering(
             machine, backends, store, self._ledger, self._entries, self._pids, self.post, self._inbox.do
         )
@@ -156,6 +156,8 @@ class Pool:
                 self._happenings.add(Happening(at=time.time(), kind=kind, model=model_id, message=message))
             case ef.ReportLoad(model_id, outcome, load_s):
                 self._listener.load_ended(model_id, outcome, load_s)
+                if outcome == "ready":
+                    self._metering.loaded(model_id)
             case ef.ReportDeparture(model_id, reason, evicted):
                 self._listener.worker_left(model_id, reason, evicted=evicted)
 

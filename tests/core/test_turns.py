@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.simulation import model, ram
 from support.stepper import Stepper
@@ -119,7 +121,27 @@ def test_a_reload_is_guessed_from_the_size_until_one_was_seen() -> None:
     assert reload_s(stepper.model("a"), stepper.model("a").spec) == 33.0
 
 
-def test_sending_away_a_worker_costs_less_the_longer_it_is_idle() -> None:
+def test_one_slow_load_does_not_change_much_of_what_a_reload_is_taken_to_last() -> None:
+    stepper = Stepper([ram(1000)], model("a", 800))
+    stepper.arrive("1", "a")
+    stepper.ready("a", load_s=2.0)
+    stepper.finish("1")
+    stepper.exit("a")
+    stepper.arrive("2", "a")
+    stepper.ready("a", load_s=12.0)
+    assert stepper.model("a").load_s == 12.0
+    assert reload_s(stepper.model("a"), stepper.model("a").spec) == 2.0 + 0.3 * 10.0
+
+
+def test_what_was_learned_of_loads_before_a_restart_counts_until_there_is_more() -> None:
+    stepper = Stepper([ram(1000)], model("a", 800, learned_load_s=20.0))
+    assert reload_s(stepper.model("a"), stepper.model("a").spec) == 20.0
+    stepper.arrive("1", "a")
+    stepper.ready("a", load_s=10.0)
+    assert reload_s(stepper.model("a"), stepper.model("a").spec) == 17.0
+
+
+def test_sending_away_a_worker_costs_less_the_longer_nobody_asks_for_it() -> None:
     stepper = Stepper([ram(1000)], model("a", 400))
     stepper.serve("1", "a")
     busy = leaving_cost_s(stepper.ledger, stepper.worker("a"), stepper.now_s)
@@ -127,6 +149,56 @@ def test_sending_away_a_worker_costs_less_the_longer_it_is_idle() -> None:
     just = leaving_cost_s(stepper.ledger, stepper.worker("a"), stepper.now_s)
     later = leaving_cost_s(stepper.ledger, stepper.worker("a"), stepper.now_s + 60.0)
     assert busy > just > later > 0
+
+
+def test_sending_away_costs_reload_seconds_times_how_often_a_model_is_asked_for() -> None:
+    often, rarely, slow = (model(name, 300, turn_s=0.0) for name in ("often", "rarely", "slow"))
+    stepper = Stepper([ram(1000)], often, rarely, replace(slow, learned_load_s=60.0))
+    for number in range(40):
+        names = ("often", "rarely", "slow") if number % 8 == 0 else ("often",)
+        for name in names:
+            stepper.serve(f"{name}{number}", name)
+            stepper.finish(f"{name}{number}")
+        stepper.wait(5.0)
+    costs = {name: leaving_cost_s(stepper.ledger, stepper.worker(name), stepper.now_s) for name in ("often", "rarely")}
+    assert costs["often"] == pytest.approx(8 * costs["rarely"], rel=0.1)
+    slow_cost = leaving_cost_s(stepper.ledger, stepper.worker("slow"), stepper.now_s)
+    assert slow_cost > costs["often"], "it is asked for as rarely, and takes 42 s to load"
+
+
+def test_an_idle_worker_is_not_held_for_clients_that_used_to_stay_away_for_longer_than_a_reload_takes() -> None:
+    stepper = Stepper([ram(1000)], model("a", 800), model("b", 800))
+    stepper.arrive("a1", "a", "alice")
+    stepper.ready("a", load_s=LOAD_S)
+    stepper.finish("a1")
+    stepper.wait(4 * LOAD_S)
+    stepper.serve("a2", "a", "alice")
+    stepper.worker("a").ready_at_s = stepper.now_s
+    stepper.finish("a2")
+    stepper.arrive("b1", "b", "bob")
+    assert stepper.states() == {"a": ["stopping"]}
+
+
+def test_many_that_seldom_come_are_expected_as_one_that_often_does() -> None:
+    """Five clients, each away for 16 s: one of them is likely to ask within the 4 s of a reload. One alone is not."""
+    stepper = Stepper([ram(1000)], model("a", 800, slots=9), model("b", 800))
+    clients = ["c1", "c2", "c3", "c4", "c5"]
+    stepper.arrive("a0", "a", "c1")
+    stepper.ready("a", load_s=LOAD_S)
+    for turn in range(2):
+        for client in clients:
+            stepper.arrive(f"{client}{turn}", "a", client)
+        for client in clients:
+            stepper.finish(f"{client}{turn}")
+        stepper.wait(4 * LOAD_S)
+    stepper.finish("a0")
+    stepper.worker("a").ready_at_s = stepper.now_s
+    for client in clients:
+        stepper.serve(f"{client}9", "a", client)
+    for client in clients:
+        stepper.finish(f"{client}9")
+    stepper.arrive("b1", "b", "bob")
+    assert may_leave_in_s(stepper) == LOAD_S
 
 
 def test_the_timer_is_set_for_the_time_when_a_worker_may_leave() -> None:

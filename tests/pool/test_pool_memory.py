@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.machines import ScriptedMeter
 from support.running_pool import HOST, HOST_ONLY, MIB, ask, config, running_pool, scripted, ticket
@@ -137,7 +138,8 @@ async def test_a_gpu_handed_over_is_empty_once_its_memory_is_seen_back(tmp_path:
 
 
 def lessons(store: Store) -> list[Lesson]:
-    return list(store._lessons.values())
+    """What was learned of memory."""
+    return [msgspec.structs.replace(lesson, load_s=None) for lesson in store._lessons.values()]
 
 
 async def test_what_a_worker_takes_beyond_the_estimate_corrects_the_next_one(tmp_path: Path) -> None:
@@ -188,6 +190,19 @@ async def test_what_is_learned_of_a_model_is_forgotten_with_its_settings(tmp_pat
         await until(pool, lambda: not model_of(pool, "a").workers)
         assert model_of(pool, "a").footprint.estimated_bytes["CUDA0"] == 410 * MIB
         assert model_of(pool, "a").footprint.measured_bytes == {}
+
+
+async def test_how_long_loads_take_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    settings = config(scripted(tmp_path, "a"))
+    store = Store.opened(tmp_path / FILE_NAME)
+    async with running_pool(tmp_path, settings, store=store) as (pool, _):
+        await one_request(pool, "a")
+        load_s = model_of(pool, "a").load_s
+    store.close()
+    again = Store.opened(tmp_path / FILE_NAME)
+    async with running_pool(tmp_path, settings, store=again) as (pool, _):
+        assert pool._ledger.models["a"].spec.learned_load_s == load_s
+        assert model_of(pool, "a").load_s is None, "of this run there was none"
 
 
 async def test_a_device_that_was_handed_over_still_is_after_a_restart(tmp_path: Path) -> None:
