@@ -181,7 +181,7 @@ def _model_row(model: ModelStatus) -> list[str]:
     last_used = "never" if model.last_used_s is None else f"{duration(model.last_used_s)} ago"
     return [
         model.id,
-        model.state,
+        model.state if len(model.workers) < 2 else f"{model.state} ({len(model.workers)} workers)",
         str(model.running),
         str(model.waiting),
         sizes(reserved) or "-",

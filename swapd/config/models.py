@@ -40,6 +40,7 @@ from swapd.config.settings import read_setting, read_settings, setting_names
 
 MAX_MODELS = 1000
 MAX_NAME_CHARS = 256
+MAX_REPLICAS = 8
 
 _FIXED_PARAMS = ("model", "messages", "prompt", "input", "stream")
 """What makes a request that request: changing it here would break routing or the answer's form."""
@@ -134,6 +135,7 @@ MODEL_KEYS: Mapping[str, Key] = {
     "load_timeout": Key("load_timeout_s", time(1, DAY_S)),
     "stall_timeout": Key("stall_timeout_s", time(1, DAY_S)),
     "idle_unload": Key("idle_unload_s", time(0, 365 * DAY_S, word="never")),
+    "replicas": Key("replicas", integer(1, MAX_REPLICAS)),
     "pin": Key("pin", read_bool),
     "priority": Key("priority", integer(-100, 100)),
     "max_wait": Key("max_wait_s", time(0, DAY_S)),

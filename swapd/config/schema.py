@@ -79,6 +79,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: float = 120.0
     """A worker with running requests and no finished micro-batch for this long is stuck."""
     idle_unload_s: float | None = None
+    replicas: int = 1
+    """Workers it may have at once; all but the first come and go with the load."""
     pin: bool = False
     priority: int = 0
     """Higher goes first."""

@@ -100,17 +100,38 @@ def fail_load(
 ) -> None:
     """A load ended without a ready worker: back off, and tell everyone who waited for it."""
     model.ceilings.clear()
-    model.failures += 1
-    model.last_error = message
+    _note_failure(ledger, model, message)
     model.retry_at_s = now_s + backoff_s(model.failures)
     effects.append(Tell("load_failed", model.id, message))
-    refuse_all(ledger, model, Refusal(kind, message, backoff_s(model.failures)), effects)
+    if not serves(ledger, model):
+        refuse_all(ledger, model, Refusal(kind, message, backoff_s(model.failures)), effects)
+
+
+def serves(ledger: Ledger, model: Model) -> bool:
+    """Whether the model has a worker that takes requests, so that what waits need not wait for a load."""
+    return any(worker.state is WorkerState.READY for worker in ledger.workers_of(model.id))
+
+
+def _note_failure(ledger: Ledger, model: Model, message: str) -> None:
+    model.failures += 1
+    model.first_since_failure = ledger.next_worker_id
+    model.last_error = message
+
+
+def forgive(model: Model, worker: Worker) -> None:
+    """A worker served a request. One that was there before the last failure does not show that it has passed."""
+    if worker.id >= model.first_since_failure:
+        model.failures = 0
 
 
 def run_out(
     ledger: Ledger, model: Model, worker: Worker, event: WorkerExited, now_s: float, effects: list[Effect]
 ) -> None:
     """A load ended for want of memory. It is tried once more with less where it was short, and then has failed."""
+    if serves(ledger, model):
+        message = f"a further worker of model {model.id!r} ran out of memory. {event.detail}"
+        fail_load(ledger, model, RefusalKind.LOAD_FAILED, message, now_s, effects)
+        return
     again = not model.ceilings
     if again:
         model.ceilings.update(_lower(worker.placement, event.device))
@@ -143,7 +164,6 @@ def note_crash(ledger: Ledger, worker: Worker, message: str, now_s: float, effec
     model = ledger.models.get(worker.model_id)
     if model is None or model.spec.launch_key != worker.spec.launch_key:
         return  # The settings and the file that it ran with are gone; the new ones have done nothing wrong.
-    model.failures += 1
-    model.last_error = message
+    _note_failure(ledger, model, message)
     if model.failures > 1:
         model.retry_at_s = now_s + backoff_s(model.failures - 1)

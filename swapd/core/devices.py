@@ -23,7 +23,7 @@ from swapd.core.ledger import (
     Settling,
     Worker,
 )
-from swapd.core.room import looks_at, needs_worker
+from swapd.core.room import looks_at, wants_worker
 from swapd.core.spec import DeviceSpec, shared_memories
 
 SETTLE_S = 10.0
@@ -145,7 +145,7 @@ def _sample_every_s(ledger: Ledger, device: Device, now_s: float) -> float | Non
         return SAMPLE_EVERY_S * device.slowness
     if not device.spec.metered or device.paused or ledger.closing:
         return None
-    if any(needs_worker(ledger, model, now_s) and name in looks_at(ledger, model) for model in ledger.models.values()):
+    if any(wants_worker(ledger, model, now_s) and name in looks_at(ledger, model) for model in ledger.models.values()):
         return WATCH_EVERY_S * device.slowness
     return GUARD_EVERY_S if ledger.charged_bytes(name) and not device.spec.slow_meter else None
 

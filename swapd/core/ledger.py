@@ -122,6 +122,8 @@ class Model:
     #: Why it can never be served, learned from a worker. The file's own verdict is in the spec.
     verdict: str | None = None
     failures: int = 0
+    #: Workers from this one on were launched after its last failure.
+    first_since_failure: int = 0
     retry_at_s: float | None = None
     last_error: str | None = None
     portable: bool = False
@@ -219,6 +221,21 @@ class Ledger:
     def workers_of(self, model_id: str) -> Iterator[Worker]:
         return (worker for worker in self.workers.values() if worker.model_id == model_id)
 
+    def staying(self, model_id: str) -> list[Worker]:
+        """The model's workers that have not been told to leave, the one it would miss most first."""
+        found = [worker for worker in self.workers_of(model_id) if worker.state not in LEAVING_STATES]
+        return sorted(found, key=lambda one: (one.state is not WorkerState.READY, -len(one.running), one.id))
+
+    def is_surplus(self, worker: Worker) -> bool:
+        """Whether it is one of several and its model would miss another one more."""
+        if worker.state in LEAVING_STATES:
+            return False
+        return self.staying(worker.model_id)[0] is not worker
+
+    def is_pinned(self, worker: Worker) -> bool:
+        """Whether it may not be sent away for others. Of a pinned model's workers that is one."""
+        return worker.spec.pin and not self.is_surplus(worker)
+
     def charged_bytes(self, device: str) -> int:
         """Bytes reserved on a device, by workers and by those who left but whose memory is not yet back."""
         held = sum(worker.placement.device_bytes.get(device, 0) for worker in self.workers.values())
@@ -242,7 +259,7 @@ class Ledger:
 
     def _without_pinned(self, model: Model, sizes: dict[str, int]) -> Room:
         for worker in self.workers.values():
-            if worker.spec.pin and worker.model_id != model.id and worker.state not in LEAVING_STATES:
+            if worker.model_id != model.id and worker.state not in LEAVING_STATES and self.is_pinned(worker):
                 for name, size_bytes in worker.placement.device_bytes.items():
                     sizes[name] -= size_bytes
         return self.room(sizes)
@@ -321,6 +338,9 @@ class Ledger:
         self._check_requests()
 
     def _check_workers(self) -> None:
+        for model in self.models.values():
+            staying = len(self.staying(model.id))
+            assert staying <= model.spec.replicas, f"{model.id} has {staying} workers of {model.spec.replicas}"
         for worker in self.workers.values():
             assert worker.state is not WorkerState.GONE, f"worker {worker.id} is gone but listed"
             assert len(worker.running) <= worker.spec.slots, f"worker {worker.id} runs more than its slots"

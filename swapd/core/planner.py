@@ -79,7 +79,9 @@ def _reprieve_unneeded(ledger: Ledger, now_s: float, effects: list[Effect]) -> N
         assert worker.departure is not None
         if not worker.departure.is_eviction:
             continue
-        waiter = ledger.models.get(worker.departure.for_model or "")
+        waiter, holder = ledger.models.get(worker.departure.for_model or ""), ledger.models.get(worker.model_id)
+        if holder is not None and len(ledger.staying(holder.id)) >= holder.spec.replicas:
+            continue
         if waiter is None or not needs_worker(ledger, waiter, now_s):
             message = f"{worker.model_id!r} stays: {worker.departure.for_model!r} no longer needs its room"
             effects.append(Tell("reprieved", worker.model_id, message))
@@ -143,15 +145,21 @@ def _waited_too_long(ledger: Ledger, model: Model, what: str, now_s: float) -> R
 
 
 def _grant(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
-    for worker in ledger.workers_of(model.id):
-        while worker.state is WorkerState.READY and model.waiting and len(worker.running) < worker.spec.slots:
-            request = fairness.next_request(model.waiting.values(), model.served_tokens, now_s)
-            if not worker.running:
-                # The watch for progress starts with the work, not with the last time there was some.
-                worker.last_progress_s = now_s
-            ledger.grant(request, worker, now_s)
-            model.last_used_s = now_s
-            effects.append(Grant(request.id, worker.id, now_s - request.arrived_at_s))
+    while model.waiting and (worker := _least_loaded(ledger, model)) is not None:
+        request = fairness.next_request(model.waiting.values(), model.served_tokens, now_s)
+        if not worker.running:
+            # The watch for progress starts with the work, not with the last time there was some.
+            worker.last_progress_s = now_s
+        ledger.grant(request, worker, now_s)
+        model.last_used_s = now_s
+        effects.append(Grant(request.id, worker.id, now_s - request.arrived_at_s))
+
+
+def _least_loaded(ledger: Ledger, model: Model) -> Worker | None:
+    """The worker with a free slot that runs least. The oldest of equals, so that those not needed come to rest."""
+    ready = (worker for worker in ledger.workers_of(model.id) if worker.state is WorkerState.READY)
+    free = (worker for worker in ready if len(worker.running) < worker.spec.slots)
+    return min(free, key=lambda worker: (len(worker.running), worker.id), default=None)
 
 
 def _refuse_overflow(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
@@ -167,8 +175,8 @@ def _retry_after_full_s(model: Model) -> float:
     return min(MAX_RETRY_AFTER_S, max(1.0, (model.service_s or 1.0) / model.spec.slots))
 
 
-def _idle_unload_at_s(worker: Worker) -> float | None:
-    if worker.state is not WorkerState.READY or worker.running or worker.spec.pin:
+def _idle_unload_at_s(ledger: Ledger, worker: Worker) -> float | None:
+    if worker.state is not WorkerState.READY or worker.running or ledger.is_pinned(worker):
         return None
     limit_s = worker.spec.idle_unload_s
     return None if limit_s is None else worker.idle_since_s + limit_s
@@ -176,7 +184,7 @@ def _idle_unload_at_s(worker: Worker) -> float | None:
 
 def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     for worker in list(ledger.workers.values()):
-        at_s = _idle_unload_at_s(worker)
+        at_s = _idle_unload_at_s(ledger, worker)
         if at_s is not None and now_s >= at_s:
             why = f"{worker.model_id!r} leaves: idle for {worker.spec.idle_unload_s:g} s (idle_unload)"
             effects.append(Tell("unloading", worker.model_id, why))
@@ -187,7 +195,7 @@ def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
     yield from device_deadlines(ledger, now_s)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
-        yield _idle_unload_at_s(worker)
+        yield _idle_unload_at_s(ledger, worker)
         if worker.state is WorkerState.DRAINING and worker.departure is not None:
             yield worker.departure.deadline_s
     for model in ledger.models.values():

@@ -27,9 +27,9 @@ def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> No
         candidates = []
         for worker in ledger.workers.values():
             if worker.state is WorkerState.READY or worker.state in LOADING_STATES:
-                cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if worker.spec.pin else 0.0)
+                cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if ledger.is_pinned(worker) else 0.0)
                 # Even a busy worker goes before a pinned one that is idle.
-                late = bool(worker.running) or worker.spec.pin
+                late = bool(worker.running) or ledger.is_pinned(worker)
                 candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
         for victim in choose_victims({name: over}, candidates) or []:
             worker = ledger.workers[victim.worker_id]
@@ -53,7 +53,7 @@ def yield_to_others(ledger: Ledger, now_s: float, effects: list[Effect]) -> None
             for worker in ledger.workers.values()
             if worker.state is WorkerState.READY
             and not worker.running
-            and not worker.spec.pin
+            and not ledger.is_pinned(worker)
             and worker.placement.device_bytes.get(name)
         ]
         # Where all of them are too little they leave nevertheless: it is the others' turn.

@@ -1,8 +1,8 @@
 """Room for models that want a worker: placement first, then a claim on memory that others leave.
 
-Models are looked at in one order: those that hold a claim, then by aged priority, then by who has wanted it
-for longest. A claim is memory that is on its way back and that later models may not take, so a large model is
-not overtaken for ever by small ones.
+Models are looked at in one order: those without any worker before those that want one more, of these first those
+that hold a claim, then by aged priority, then by who has wanted it for longest. A claim is memory that is on its way
+back and that later models may not take, so a large model is not overtaken for ever by small ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from swapd.core.fairness import aged_priority
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
+from swapd.core.replicas import may_leave, wants_replica
 from swapd.core.spec import RAM, Placement
 from swapd.core.turns import bound_s, leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
 
@@ -29,6 +30,11 @@ def needs_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
     return all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id))
 
 
+def wants_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
+    """Whether this model wants a worker: its first one, or one more beside those that are full."""
+    return needs_worker(ledger, model, now_s) or wants_replica(ledger, model, now_s)
+
+
 def looks_at(ledger: Ledger, model: Model) -> list[str]:
     """The devices that this model may be placed on. A GPU that it has no use for is not woken for it."""
     gpus = (
@@ -38,14 +44,15 @@ def looks_at(ledger: Ledger, model: Model) -> list[str]:
 
 
 def in_order(ledger: Ledger, now_s: float) -> list[Model]:
-    """The models that need a worker, first the one that is to be helped first."""
+    """The models that want a worker, first the one that is to be helped first."""
 
-    def rank(model: Model) -> tuple[bool, int, float, str]:
+    def rank(model: Model) -> tuple[bool, bool, int, float, str]:
         since_s = wanted_since_s(model)
         assert since_s is not None
-        return (model.claim is None, -aged_priority(model.spec.priority, now_s - since_s), since_s, model.id)
+        has_one = bool(ledger.staying(model.id))
+        return (has_one, model.claim is None, -aged_priority(model.spec.priority, now_s - since_s), since_s, model.id)
 
-    return sorted((model for model in ledger.models.values() if needs_worker(ledger, model, now_s)), key=rank)
+    return sorted((model for model in ledger.models.values() if wants_worker(ledger, model, now_s)), key=rank)
 
 
 def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
@@ -77,7 +84,7 @@ def _help(
     best = _best(ledger, model)
     if best is None:
         return None
-    placement = _placed(ledger, model, best, free)
+    placement = _apart(ledger, model, best, free) or _placed(ledger, model, best, free)
     if placement is None:
         return _claim(ledger, model, best, soon, now_s, effects)
     _launch(ledger, model, placement, now_s, effects)
@@ -105,6 +112,17 @@ def _placed(
     return found if found is not None and good_enough(found, best, model.spec.costs) else None
 
 
+def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int]) -> Placement | None:
+    """Where one more worker is on GPUs that none of the model's others is on; None if there is no such place."""
+    taken = {gpu for worker in ledger.staying(model.id) for gpu in worker.placement.devices}
+    others = [gpu for gpu in looks_at(ledger, model) if gpu != RAM and gpu not in taken]
+    by_hand = model.spec.tensor_split or model.spec.main_gpu is not None
+    if not taken or not others or by_hand:
+        return None
+    found = _placed(ledger, model, best, free, others)
+    return found if found is not None and found.devices else None
+
+
 def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, effects: list[Effect]) -> None:
     worker = ledger.add_worker(model.spec, placement, portable=model.portable, now_s=now_s)
     effects.append(Tell("loading", model.id, f"loading {model.id!r} {placement.why}"))
@@ -126,7 +144,7 @@ def _claim(
     if coming is not None:
         return coming
     candidates = _candidates(ledger, model, now_s)
-    if _is_at_bound(model, now_s):
+    if _is_at_bound(model, now_s) and not ledger.staying(model.id):
         candidates += _loading(ledger, now_s)
     found = _cheapest(ledger, model, best, soon, candidates)
     if found is None:
@@ -182,15 +200,16 @@ def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
     return [
         Candidate(worker.id, worker.placement.device_bytes, True, leaving_cost_s(ledger, worker, now_s))
         for worker in ledger.workers.values()
-        if worker.state in LOADING_STATES and not worker.spec.pin
+        if worker.state in LOADING_STATES and not ledger.is_pinned(worker)
     ]
 
 
 def _candidates(ledger: Ledger, waiter: Model, now_s: float) -> list[Candidate]:
     found = []
+    is_replica = bool(ledger.staying(waiter.id))
     for worker in ledger.workers.values():
         at_s = leave_at_s(ledger, worker, waiter, now_s)
-        if at_s is not None and at_s <= now_s:
+        if at_s is not None and at_s <= now_s and (not is_replica or may_leave(ledger, worker, waiter, now_s)):
             cost_s = leaving_cost_s(ledger, worker, now_s)
             found.append(Candidate(worker.id, worker.placement.device_bytes, bool(worker.running), cost_s))
     return found
@@ -203,6 +222,9 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     if not worker.running:
         reason = "idle"
         state = f"it had been idle for {now_s - worker.idle_since_s:.1f} s"
+    elif ledger.is_surplus(worker):
+        reason = "surplus"
+        state = f"another worker of it stays, and this one finishes the {len(worker.running)} requests it runs first"
     elif now_s >= bound_s(waiter):
         reason = "max_wait"
         state = f"it finishes the {len(worker.running)} requests it runs first"

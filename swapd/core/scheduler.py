@@ -10,7 +10,7 @@ from typing import Any
 
 from swapd.core import events as ev
 from swapd.core import fairness
-from swapd.core.departures import cut_running, fail_load, leave, note_crash, refuse_all, run_out
+from swapd.core.departures import cut_running, fail_load, forgive, leave, note_crash, refuse_all, run_out, serves
 from swapd.core.devices import devices_changed, memory_sampled, pause, resume, take_out
 from swapd.core.effects import (
     Answer,
@@ -96,7 +96,8 @@ def _request_finished(ledger: Ledger, event: ev.RequestFinished, now_s: float, _
     ledger.counters.finished += 1
     model = ledger.models.get(request.model_id)
     if model is not None:
-        model.failures = 0
+        assert request.worker_id is not None
+        forgive(model, ledger.workers[request.worker_id])
         took_s = now_s - request.granted_at_s
         known_s = model.service_s
         model.service_s = took_s if known_s is None else known_s + SERVICE_WEIGHT * (took_s - known_s)
@@ -191,7 +192,7 @@ def _load_ended(
             "loading once more with use_extra_bufts: false, which avoids special CPU instructions"
         )
         effects.append(Tell("portable_retry", model.id, message))
-    elif event.kind is ev.ExitKind.INVALID_MODEL:
+    elif event.kind is ev.ExitKind.INVALID_MODEL and not serves(ledger, model):
         model.verdict = event.detail
         effects.append(Tell("load_failed", model.id, event.detail))
     elif event.kind is ev.ExitKind.OUT_OF_MEMORY:
@@ -235,6 +236,9 @@ def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, e
     for worker in ledger.workers_of(spec.id):
         if worker.spec.launch_key == spec.launch_key:
             worker.spec = spec
+    for worker in ledger.staying(spec.id)[spec.replicas :]:
+        effects.append(Tell("unloading", spec.id, f"a worker of {spec.id!r} leaves: replicas is {spec.replicas} now"))
+        leave(ledger, worker, Departure("reload", deadline_s=now_s + spec.drain_s), now_s, effects)
 
 
 def _remove_model(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
@@ -267,7 +271,7 @@ def _load_asked(ledger: Ledger, event: ev.LoadAsked, now_s: float, effects: list
     model.pin_lifted = False
     # A person who asks has perhaps mended it: do not make them sit out a back-off.
     model.retry_at_s = None
-    if any(worker.state is WorkerState.READY for worker in ledger.workers_of(model.id)):
+    if serves(ledger, model):
         effects.append(Answer(event.ask_id, None))
     elif len(model.load_asks) >= MAX_ASKS:
         effects.append(Answer(event.ask_id, _too_many_asks(model)))

@@ -153,6 +153,7 @@ class ModelSpec:
     launch_key: str
     """Changes exactly when a running worker no longer matches the settings or the file."""
     slots: int
+    """Requests that one worker runs at once."""
     costs: LayerCosts | None
     """None when the file could not be read; `verdict` then says why."""
     verdict: str | None = None
@@ -169,6 +170,8 @@ class ModelSpec:
     n_cpu_moe: int | None = None
     """What the settings demand; None leaves it to placement."""
     has_portable_mode: bool = False
+    replicas: int = 1
+    """Workers it may have at once. All but the first come and go with the load."""
     pin: bool = False
     priority: int = 0
     max_waiting: int = 256
@@ -185,3 +188,4 @@ class ModelSpec:
     def __post_init__(self) -> None:
         assert (self.costs is None) == (self.verdict is not None), self.id
         assert self.slots >= 1
+        assert self.replicas >= 1

@@ -1,6 +1,7 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
-The rules, in words. A worker that is pinned or still loading is never asked. An idle one goes at once, unless
+The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
+once, after what it runs. An idle one goes at once, unless
 its turn lasts and clients other than those who wait are likely to ask sooner than a reload takes. A busy
 one is never cut off: it stops receiving grants once its turn is over and the waiting outweighs what its own
 clients would lose by the reload, and at the latest when the waiting model has waited its `max_wait_s`.
@@ -102,8 +103,10 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
 
     A time that is not after `now_s` means now. With nothing else happening, the answer holds until then.
     """
-    if worker.spec.pin or worker.state is not WorkerState.READY or worker.model_id == waiter.id:
+    if worker.state is not WorkerState.READY or worker.model_id == waiter.id or ledger.is_pinned(worker):
         return None
+    if ledger.is_surplus(worker):
+        return now_s
     latest_s = bound_s(waiter)
     holder = ledger.models.get(worker.model_id)
     if not worker.running:
@@ -125,8 +128,11 @@ def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s:
 
 
 def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
-    """What sending a worker away is expected to cost: seconds of reloads per second, by how often it is asked for."""
+    """What sending a worker away is expected to cost: seconds of reloads per second, by how often it is asked for.
+
+    A model that keeps another worker need not reload one for the next request.
+    """
     holder = ledger.models.get(worker.model_id)
-    per_s = RARELY_PER_S if holder is None else max(RARELY_PER_S, holder.demand.per_s(now_s))
+    per_s = 0.0 if holder is None or ledger.is_surplus(worker) else holder.demand.per_s(now_s)
     weight = 1 + len(worker.running) + max(0, worker.spec.priority)
-    return reload_s(holder, worker.spec) * weight * per_s
+    return reload_s(holder, worker.spec) * weight * max(RARELY_PER_S, per_s)

@@ -191,6 +191,7 @@ def _spec(
         costs=None,
         verdict=verdict or "",
         has_portable_mode=backend.has_portable_mode,
+        replicas=model.replicas,
         pin=model.pin,
         priority=model.priority,
         max_waiting=config.queue.max_waiting,

@@ -22,6 +22,7 @@ from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.ledger import Ledger
+from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
 from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
@@ -264,7 +265,7 @@ class Pool:
         What the ledger says here saves work and gates nothing: the core decides from the inspection that is current
         when the request arrives.
         """
-        if not self._inbox.closed and not any(self._ledger.workers_of(model_id)):
+        if not self._inbox.closed and next_may_load(self._ledger, model_id):
             await self._entries.refresh(model_id)
 
     def _unique(self, request_id: str) -> str:

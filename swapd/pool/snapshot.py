@@ -131,6 +131,7 @@ def model_status(
         description=inspection.description if inspection is not None else "",
         n_ctx=inspection.n_ctx if inspection is not None else 0,
         slots=model.spec.slots,
+        replicas=model.spec.replicas,
         input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
         pin=model.spec.pin,
         running=sum(len(worker.running) for worker in workers),

@@ -69,6 +69,9 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     n_ctx: int = 0
     slots: int = 0
+    """Of each worker."""
+    replicas: int = 1
+    """Workers it may have at once."""
     input_modalities: tuple[str, ...] = ("text",)
     pin: bool = False
     running: int

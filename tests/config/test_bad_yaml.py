@@ -111,6 +111,7 @@ MODELS = [
     ("idle_unload: neve", "idle_unload", "not a time"),
     ("load_timeout: 0s", "load_timeout", "from 1s to 24h"),
     ("pin: no", "pin", "write false"),
+    ("replicas: 9", "replicas", "from 1 to 8"),
     ("priority: 1000", "priority", "from -100 to 100"),
     ("backend: vllm", "backend", "installed: llama_cpp, remote"),
     ("backend: 3", "backend", 'in quotes: "3"'),

@@ -47,6 +47,7 @@ def test_another_backend_needs_a_new_worker(backends):
         "aliases: [x]",
         "params: {strip: [x]}",
         "pin: true",
+        "replicas: 2",
         "load_timeout: 1s",
         "stall_timeout: 1s",
     ],

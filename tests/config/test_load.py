@@ -57,6 +57,7 @@ models:
     aliases: [gpt-4o-mini, "7"]
     idle_unload: 10m
     pin: true
+    replicas: 3
     priority: -3
     max_wait: 30s
     load_timeout: 1m
@@ -74,6 +75,7 @@ models:
     assert model.id == "org/qwen-3.5:8b"
     assert model.aliases == ("gpt-4o-mini", "7")
     assert (model.idle_unload_s, model.pin, model.priority, model.max_wait_s) == (600.0, True, -3, 30.0)
+    assert model.replicas == 3
     assert (model.load_timeout_s, model.stall_timeout_s) == (60.0, 120.0)
     assert model.env == {"A": "yes", "B": "1", "C": "1:30", "D": ""}
     assert model.params == Params(

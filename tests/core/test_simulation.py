@@ -33,6 +33,7 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         launch_key=f"{size_mib}/{on_gpu}/{slots}/{portable}/{kind}",
         has_portable_mode=portable,
         pin=rng.random() < 0.08,
+        replicas=rng.choice([1, 1, 2, 3]),
         priority=rng.choice([0, 0, 0, 1, 2]),
         max_waiting=rng.choice([3, 50]),
         queue_timeout_s=rng.choice([20.0, 600.0]),

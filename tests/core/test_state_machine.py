@@ -20,10 +20,10 @@ from swapd.core.lifecycle import WorkerState
 from swapd.core.spec import ModelSpec
 
 MODELS = (
-    model("small", 200, slots=1, max_wait_s=5.0, queue_timeout_s=400.0),
+    model("small", 200, slots=1, replicas=2, max_wait_s=5.0, queue_timeout_s=400.0),
     model("large", 900, slots=2, max_wait_s=10.0, turn_s=3.0, max_waiting=3, has_portable_mode=True),
-    model("pinned", 100, pin=True, drain_s=4.0),
-    gpu_model("gpu", 700, slots=2, idle_unload_s=20.0),
+    model("pinned", 100, pin=True, drain_s=4.0, slots=1, replicas=2),
+    gpu_model("gpu", 400, slots=1, idle_unload_s=20.0, replicas=3),
     gpu_model("other", 600, slots=1, turn_s=0.0, priority=1, has_portable_mode=True),
     replace(model("deep", 1200, gpu=True, slots=2, max_wait_s=8.0), costs=deep_costs(1200, experts=True)),
     model("huge", 9000),
@@ -143,7 +143,7 @@ class Histories(RuleBasedStateMachine):
         self.asks[ask_id] = False
         self.post(ev.LoadAsked(ask_id, name) if load else ev.UnloadAsked(ask_id, name))
 
-    @rule(name=names, what=st.sampled_from(["key", "pin", "gone", "back", "patience"]))
+    @rule(name=names, what=st.sampled_from(["key", "pin", "gone", "back", "patience", "replicas"]))
     def reload(self, name: str, what: str) -> None:
         listed = {spec.id: spec for spec in self.models}
         spec = listed.get(name)
@@ -155,6 +155,8 @@ class Histories(RuleBasedStateMachine):
             listed[name] = replace(spec, launch_key=self.fresh("k"))
         elif what == "pin":
             listed[name] = replace(spec, pin=not spec.pin)
+        elif what == "replicas":
+            listed[name] = replace(spec, replicas=3 if spec.replicas == 1 else 1)
         else:
             listed[name] = replace(spec, max_wait_s=1.0, queue_timeout_s=15.0, idle_unload_s=3.0, max_waiting=1)
         self.models = tuple(listed.values())

@@ -96,3 +96,45 @@ def test_by_popularity_less_is_swapped_than_by_lru_and_nobody_starves(per_s: flo
         by_lru += lru
         assert max(simulation.waits_s.values()) <= 60.0 + 10.0 + STOP_S + 2.1, f"seed {seed}"
     assert loads <= share * by_lru, f"{loads} loads, {by_lru} by LRU"
+
+
+def hot_beside_chat(replicas: int) -> Simulation:
+    """Four loops on a small model of one slot, and somebody who asks another one every half minute, for ten minutes."""
+    models = [model("hot", 300, slots=1, replicas=replicas), model("chat", 300)]
+    simulation = Simulation(random.Random(1), [ram(1000)], models, CALM)
+    simulation.service_s, simulation.load_s = lambda _: 1.0, lambda _: 2.0
+
+    def again(request_id: str, _outcome: str) -> None:
+        client, _, number = request_id.partition("/")
+        if client != "chat" and simulation.now_s < 600.0:
+            simulation.request(f"{client}/{int(number) + 1}", "hot", client)
+
+    simulation.on_done = again
+    for client in ("c1", "c2", "c3", "c4"):
+        simulation.request(f"{client}/0", "hot", client)
+    for number in range(20):
+        simulation.at(30.0 * number, lambda number=number: simulation.request(f"chat/{number}", "chat", "chat"))
+    simulation.run()
+    assert set(simulation.outcomes.values()) == {"finished"}
+    return simulation
+
+
+def test_replicas_answer_more_and_cost_nobody_else_a_load() -> None:
+    alone, several = hot_beside_chat(1), hot_beside_chat(3)
+    assert several.launches == {"hot": 2, "chat": 1}, "there is room for two, and chat is expected back"
+    assert len(several.outcomes) >= 1.9 * len(alone.outcomes)
+    waits_s = [wait_s for request_id, wait_s in several.waits_s.items() if request_id.startswith("chat")]
+    assert max(waits_s[1:]) == 0.0
+
+
+def test_who_needs_a_first_worker_waits_for_a_replicas_drain_and_not_for_its_turn() -> None:
+    models = [model("hot", 300, slots=1, replicas=3, turn_s=1000.0), model("rare", 300)]
+    simulation = Simulation(random.Random(1), [ram(1000)], models, CALM)
+    simulation.service_s, simulation.load_s = lambda _: 2.0, lambda _: 1.0
+    for number in range(100):
+        simulation.at(number * 1.0, lambda number=number: simulation.request(f"h{number}", "hot", f"c{number % 9}"))
+    simulation.at(60.0, lambda: simulation.request("rare", "rare", "patient"))
+    simulation.run(until_s=59.0)
+    assert simulation.launches == {"hot": 3}
+    simulation.run()
+    assert simulation.waits_s["rare"] <= 2.0 + STOP_S + 1.1
