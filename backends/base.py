@@ -123,6 +123,9 @@ class Inspection:
     """Blocks, from the first, whose experts the settings keep in RAM; None leaves it to placement."""
     maps_weights: bool = False
     """Weights in RAM are pages of the mapped file, none of them copied for faster kernels."""
+    shares_weights: bool = False
+    """So they are, and which tensors are in RAM follows from the files and the placement alone: workers of the same
+    files and placement share their pages."""
 
 
 @dataclass(frozen=True, slots=True)

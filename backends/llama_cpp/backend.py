@@ -103,6 +103,9 @@ class LlamaCppBackend:
             main_gpu=None if settings.main_gpu == "auto" else settings.main_gpu,
             n_cpu_moe=None if settings.n_cpu_moe == "auto" else settings.n_cpu_moe,
             maps_weights=are_mapped(header, plan),
+            # Adapters and projectors are read into memory of the worker's own; overrides choose tensors by patterns.
+            shares_weights=are_mapped(header, plan)
+            and not (settings.lora or settings.mmproj or settings.override_tensor),
         )
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from swapd.core.demand import Demand
 from swapd.core.lifecycle import Cause, WorkerState, after
-from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room, shared_memories
+from swapd.core.pages import Pages, held_bytes, pages_of
+from swapd.core.spec import RAM, DeviceSpec, ModelSpec, Placement, Room, shared_memories
 
 WATCH_EVERY_S = 2.0
 """How often a device is asked for its free memory while a model waits for room; an older sample loads nothing."""
@@ -67,6 +68,8 @@ class Worker:
     ready_at_s: float | None = None
     idle_since_s: float = 0.0
     departure: Departure | None = None
+    #: Of its bytes in RAM those that it shares with other workers of the same files.
+    pages: Pages | None = None
     #: Requests it runs, in the order of their grants. Never more than `spec.slots`.
     running: dict[str, Request] = field(default_factory=dict)
 
@@ -237,9 +240,13 @@ class Ledger:
         return worker.spec.pin and not self.is_surplus(worker)
 
     def charged_bytes(self, device: str) -> int:
-        """Bytes reserved on a device, by workers and by those who left but whose memory is not yet back."""
-        held = sum(worker.placement.device_bytes.get(device, 0) for worker in self.workers.values())
-        return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
+        """Bytes reserved on a device, by workers and by those who left but whose memory is not yet back.
+
+        Pages of a file that several workers map count once, and as long as one of them does.
+        """
+        return held_bytes(self.workers.values(), device) + sum(
+            entry.size_bytes for entry in self.settling if entry.device == device
+        )
 
     def free_bytes(self, device: str) -> int:
         """What may still be placed on a device; negative when its budget was cut or others have taken more."""
@@ -258,19 +265,32 @@ class Ledger:
         return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})
 
     def _without_pinned(self, model: Model, sizes: dict[str, int]) -> Room:
-        for worker in self.workers.values():
-            if worker.model_id != model.id and worker.state not in LEAVING_STATES and self.is_pinned(worker):
-                for name, size_bytes in worker.placement.device_bytes.items():
-                    sizes[name] -= size_bytes
+        others = (one for one in self.workers.values() if one.model_id != model.id and one.state not in LEAVING_STATES)
+        pinned = [worker for worker in others if self.is_pinned(worker)]
+        for name in sizes:
+            sizes[name] -= held_bytes(pinned, name)
+        files = model.spec.mapped_files
+        if files is not None and RAM in sizes:
+            # It would map the same pages, if it is laid out as they are.
+            same = {worker.pages for worker in pinned if worker.pages is not None and worker.pages.files == files}
+            sizes[RAM] += sum(pages.size_bytes for pages in same)
         return self.room(sizes)
+
+    def mapped(self) -> set[Pages]:
+        """Pages that stay mapped: the next worker of the same files has them already."""
+        staying = (worker for worker in self.workers.values() if worker.state not in LEAVING_STATES)
+        return {worker.pages for worker in staying if worker.pages is not None}
+
+    def mappers(self, pages: Pages | None) -> int:
+        """How many workers that stay map these pages."""
+        if pages is None:
+            return 0
+        return sum(worker.pages == pages for worker in self.workers.values() if worker.state not in LEAVING_STATES)
 
     def leaving_bytes(self, device: str) -> int:
         """Charged bytes that are on their way back without any further decision."""
-        held = sum(
-            worker.placement.device_bytes.get(device, 0)
-            for worker in self.workers.values()
-            if worker.state in LEAVING_STATES
-        )
+        staying = (worker for worker in self.workers.values() if worker.state not in LEAVING_STATES)
+        held = held_bytes(self.workers.values(), device) - held_bytes(staying, device)
         return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
 
     def enqueue(self, request: Request) -> None:
@@ -312,6 +332,7 @@ class Ledger:
             launched_at_s=now_s,
             last_progress_s=now_s,
             idle_since_s=now_s,
+            pages=pages_of(spec, placement),
         )
         self.next_worker_id += 1
         self.workers[worker.id] = worker
@@ -348,6 +369,10 @@ class Ledger:
                 f"worker {worker.id} is {worker.state.value} and serves"
             )
             assert (worker.state in LEAVING_STATES) == (worker.departure is not None), f"worker {worker.id}"
+            shared_bytes = worker.pages.size_bytes if worker.pages is not None else 0
+            assert shared_bytes <= worker.placement.device_bytes.get(RAM, 0), (
+                f"worker {worker.id} shares what it has not"
+            )
             for name in worker.placement.device_bytes:
                 assert name in self.devices, f"worker {worker.id} holds bytes on {name}, which is unknown"
 

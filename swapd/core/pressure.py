@@ -6,13 +6,15 @@ halfway: only idle workers leave for them, and no sooner than they have taken ha
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Tell
-from swapd.core.eviction import Candidate, choose_victims
+from swapd.core.eviction import choose_victims
 from swapd.core.ledger import LOADING_STATES, Departure, Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import MIB
-from swapd.core.turns import leaving_cost_s
+from swapd.core.turns import candidate
 
 YIELDED_RESERVE = 1 / 2
 """Of a device's reserve, the part that others may take before idle workers leave for them."""
@@ -27,10 +29,10 @@ def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> No
         candidates = []
         for worker in ledger.workers.values():
             if worker.state is WorkerState.READY or worker.state in LOADING_STATES:
-                cost_s = leaving_cost_s(ledger, worker, now_s) + (1e9 if ledger.is_pinned(worker) else 0.0)
                 # Even a busy worker goes before a pinned one that is idle.
                 late = bool(worker.running) or ledger.is_pinned(worker)
-                candidates.append(Candidate(worker.id, worker.placement.device_bytes, late, cost_s))
+                one = candidate(ledger, worker, now_s, late=late)
+                candidates.append(replace(one, cost_s=one.cost_s + (1e9 if ledger.is_pinned(worker) else 0.0)))
         for victim in choose_victims({name: over}, candidates) or []:
             worker = ledger.workers[victim.worker_id]
             why = f"{worker.model_id!r} leaves: {name} is {-(-over // MIB):,} MiB over its new budget"
@@ -49,7 +51,7 @@ def yield_to_others(ledger: Ledger, now_s: float, effects: list[Effect]) -> None
         if over <= 0:
             continue
         idle = [
-            Candidate(worker.id, worker.placement.device_bytes, False, leaving_cost_s(ledger, worker, now_s))
+            candidate(ledger, worker, now_s, late=False)
             for worker in ledger.workers.values()
             if worker.state is WorkerState.READY
             and not worker.running

@@ -15,10 +15,11 @@ from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
+from swapd.core.pages import needed_bytes, pages_of
 from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
 from swapd.core.replicas import may_leave, wants_replica
 from swapd.core.spec import RAM, Placement
-from swapd.core.turns import bound_s, leave_at_s, leaving_cost_s, turn_ends_s, wanted_since_s
+from swapd.core.turns import bound_s, candidate, leave_at_s, turn_ends_s, wanted_since_s
 
 
 def needs_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
@@ -68,7 +69,7 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if all(ledger.devices[name].is_fresh(now_s) for name in looks_at(ledger, model) if name in ledger.devices):
             model.claim = _help(ledger, model, free, soon, now_s, effects)
         if model.claim is not None:
-            for name, size_bytes in model.claim.device_bytes.items():
+            for name, size_bytes in needed_bytes(model.spec, model.claim, ledger.mapped()).items():
                 claimed[name] += size_bytes
 
 
@@ -106,10 +107,19 @@ def _placed(
     ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int], gpus: Sequence[str] | None = None
 ) -> Placement | None:
     """Where the model goes in this room, perhaps on these GPUs only, unless it had better wait for more."""
-    room = model.within(ledger.room(free))
-    found = place(model.spec, room if gpus is None else room.only(gpus))
-    assert model.spec.costs is not None
-    return found if found is not None and good_enough(found, best, model.spec.costs) else None
+    costs, files = model.spec.costs, model.spec.mapped_files
+    assert costs is not None
+    # First without any of the pages that other workers of the same files have mapped, then with those of each layout.
+    mapped = sorted((one for one in ledger.mapped() if one.files == files), key=lambda one: -one.size_bytes)
+    for pages in (None, *mapped):
+        more = free if pages is None else {**free, RAM: free[RAM] + pages.size_bytes}
+        room = model.within(ledger.room(more))
+        found = place(model.spec, room if gpus is None else room.only(gpus))
+        if found is None or (pages is not None and pages_of(model.spec, found) != pages):
+            continue
+        if good_enough(found, best, costs):
+            return found
+    return None
 
 
 def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int]) -> Placement | None:
@@ -138,7 +148,8 @@ def _claim(
     effects: list[Effect],
 ) -> Placement | None:
     """The placement whose room is coming, after asking the cheapest sufficient victims to leave."""
-    if model.claim is not None and fits(model.claim.device_bytes, soon):
+    mapped = ledger.mapped()
+    if model.claim is not None and fits(needed_bytes(model.spec, model.claim, mapped), soon):
         return model.claim
     coming = _placed(ledger, model, best, soon)
     if coming is not None:
@@ -150,7 +161,7 @@ def _claim(
     if found is None:
         return None
     way, victims = found
-    missing = describe(shortage(way.device_bytes, soon))
+    missing = describe(shortage(needed_bytes(model.spec, way, mapped), soon))
     for victim in victims:
         worker = ledger.workers[victim.worker_id]
         if worker.state is WorkerState.READY:
@@ -170,14 +181,15 @@ def _cheapest(
         goal = _placed(ledger, model, best, open_room.free_bytes, gpus)
         if goal is None:
             continue
-        victims = choose_victims(shortage(goal.device_bytes, soon), candidates)
+        kept = pages_of(model.spec, goal)
+        victims = choose_victims(shortage(needed_bytes(model.spec, goal, ledger.mapped()), soon), candidates, kept)
         if victims is None:
             continue
         way = goal
         # Another split of the same GPUs may do with fewer.
         for victim in sorted(victims, key=lambda one: (not one.busy, -one.cost_s, one.worker_id)):
             fewer = [one for one in victims if one is not victim]
-            spared = _placed(ledger, model, best, freed(soon, fewer), gpus)
+            spared = _placed(ledger, model, best, freed(soon, fewer, kept), gpus)
             if spared is not None:
                 way, victims = spared, fewer
         found.append((any(one.busy for one in victims), sum(one.cost_s for one in victims), way, victims))
@@ -198,7 +210,7 @@ def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
     never be a moment at which all who have to leave may be asked.
     """
     return [
-        Candidate(worker.id, worker.placement.device_bytes, True, leaving_cost_s(ledger, worker, now_s))
+        candidate(ledger, worker, now_s, late=True)
         for worker in ledger.workers.values()
         if worker.state in LOADING_STATES and not ledger.is_pinned(worker)
     ]
@@ -210,8 +222,7 @@ def _candidates(ledger: Ledger, waiter: Model, now_s: float) -> list[Candidate]:
     for worker in ledger.workers.values():
         at_s = leave_at_s(ledger, worker, waiter, now_s)
         if at_s is not None and at_s <= now_s and (not is_replica or may_leave(ledger, worker, waiter, now_s)):
-            cost_s = leaving_cost_s(ledger, worker, now_s)
-            found.append(Candidate(worker.id, worker.placement.device_bytes, bool(worker.running), cost_s))
+            found.append(candidate(ledger, worker, now_s, late=bool(worker.running)))
     return found
 
 

@@ -182,6 +182,8 @@ class ModelSpec:
     load_timeout_s: float = 300.0
     stall_timeout_s: float = 120.0
     drain_s: float = 30.0
+    mapped_files: str | None = None
+    """Names the files of which all its weights in RAM are pages; None when they are memory of the worker's own."""
     learned_load_s: float | None = None
     """What its loads took before the daemon was started; None if that is not known."""
 

@@ -9,6 +9,7 @@ clients would lose by the reload, and at the latest when the waiting model has w
 
 from __future__ import annotations
 
+from swapd.core.eviction import Candidate
 from swapd.core.ledger import Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
 from swapd.core.spec import ModelSpec
@@ -136,3 +137,9 @@ def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
     per_s = 0.0 if holder is None or ledger.is_surplus(worker) else holder.demand.per_s(now_s)
     weight = 1 + len(worker.running) + max(0, worker.spec.priority)
     return reload_s(holder, worker.spec) * weight * max(RARELY_PER_S, per_s)
+
+
+def candidate(ledger: Ledger, worker: Worker, now_s: float, *, late: bool) -> Candidate:
+    """A worker as one that may leave; `late` ones only where the others do not suffice."""
+    cost_s = leaving_cost_s(ledger, worker, now_s)
+    return Candidate(worker.id, worker.placement.device_bytes, late, cost_s, worker.pages, ledger.mappers(worker.pages))

@@ -203,10 +203,10 @@ def _spec(
         stall_timeout_s=model.stall_timeout_s,
         drain_s=config.server.drain_s,
     )
-    return spec if verdict is not None or inspection is None else _inspected(spec, inspection)
+    return spec if verdict is not None or inspection is None else _inspected(spec, inspection, identity)
 
 
-def _inspected(spec: ModelSpec, inspection: Inspection) -> ModelSpec:
+def _inspected(spec: ModelSpec, inspection: Inspection, identity: FilesSeen) -> ModelSpec:
     """The spec with what the model's file and its settings for placement say."""
     return replace(
         spec,
@@ -219,7 +219,13 @@ def _inspected(spec: ModelSpec, inspection: Inspection) -> ModelSpec:
         split_mode=SplitMode(inspection.split_mode),
         main_gpu=inspection.main_gpu,
         n_cpu_moe=inspection.n_cpu_moe,
+        mapped_files=_pages_key(identity) if inspection.shares_weights else None,
     )
+
+
+def _pages_key(identity: FilesSeen) -> str | None:
+    """The same for models whose files are the same ones, under whatever name."""
+    return None if identity is None else repr([inode for _, *inode in identity])
 
 
 def _launch_key(model: Model, identity: FilesSeen) -> str:

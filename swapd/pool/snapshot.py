@@ -144,7 +144,7 @@ def model_status(
         error=refusal.message if refusal is not None else model.last_error,
         waits=why_waiting(ledger, model, now_s),
         retry_in_s=refusal.retry_after_s if refusal is not None else None,
-        workers=tuple(_worker_status(worker, facts.get(worker.id)) for worker in workers),
+        workers=tuple(_worker_status(ledger, worker, facts.get(worker.id)) for worker in workers),
     )
 
 
@@ -171,13 +171,20 @@ def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker]
     )
 
 
-def _worker_status(worker: Worker, facts: WorkerFacts | None) -> WorkerStatus:
+def _worker_status(ledger: Ledger, worker: Worker, facts: WorkerFacts | None) -> WorkerStatus:
     return WorkerStatus(
         pid=facts.pid if facts is not None else None,
         state=worker.state.value,
         running=len(worker.running),
         reserved_bytes=dict(worker.placement.device_bytes),
         placement=worker.placement.why,
+        shared_bytes=_shared_bytes(ledger, worker),
         progress=facts.progress if facts is not None else None,
         portable=worker.portable,
     )
+
+
+def _shared_bytes(ledger: Ledger, worker: Worker) -> int:
+    pages = worker.pages
+    others = (other for other in ledger.workers.values() if other is not worker)
+    return pages.size_bytes if pages is not None and any(other.pages == pages for other in others) else 0

@@ -55,6 +55,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     reserved_bytes: dict[str, int]
     placement: str
+    shared_bytes: int = 0
+    """Of what is reserved in RAM, pages of the model's file that other workers map as well; they count once."""
     progress: float | None = None
     """Of the load, 0 to 1, while it runs."""
     portable: bool = False

@@ -11,8 +11,9 @@ from functools import partial
 from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.ledger import Ledger
+from swapd.core.pages import Pages, pages_of
 from swapd.core.scheduler import step
-from swapd.core.spec import DeviceSpec, ModelSpec
+from swapd.core.spec import RAM, DeviceSpec, ModelSpec
 from swapd.simulate.report import Figures, Tally
 from swapd.simulate.shell import Decide, Process, Shell
 from swapd.simulate.work import Job
@@ -114,11 +115,22 @@ class _Replay(Shell):
 
     # -- workers -------------------------------------------------------------------------------------------------
 
+    def pages(self, effect: ef.Launch) -> Pages | None:
+        return pages_of(self._models[effect.model_id], effect.placement)
+
+    def _taken(self, process: Process) -> dict[str, int]:
+        """What its coming or going changes of what all take together."""
+        taken = dict(process.device_bytes)
+        others = (one for one in self.processes.values() if one is not process)
+        if process.pages is not None and all(one.pages != process.pages for one in others):
+            taken[RAM] += process.pages.size_bytes
+        return taken
+
     def launch(self, effect: ef.Launch, process: Process) -> None:
         load_s = self._load_s[effect.model_id]
         self.tally.loads += 1
         self.tally.loading_s += load_s
-        self.tally.hold(process.device_bytes, self.now_s)
+        self.tally.hold(self._taken(process), self.now_s)
         start_s = min(START_S, load_s)
         self.clock.at(start_s, partial(self.post_if_alive, effect.worker_id, ev.WorkerStarted(effect.worker_id)))
         self.clock.at(load_s, partial(self.post_if_alive, effect.worker_id, ev.WorkerReady(effect.worker_id)))
@@ -140,7 +152,7 @@ class _Replay(Shell):
 
     def _exit(self, worker_id: int) -> None:
         process = self.processes.pop(worker_id)
-        self.tally.hold({name: -size_bytes for name, size_bytes in process.device_bytes.items()}, self.now_s)
+        self.tally.hold({name: -size_bytes for name, size_bytes in self._taken(process).items()}, self.now_s)
         for request_id in process.running:
             # Only a scheduler that stops busy workers gets here.
             del self._running[request_id]

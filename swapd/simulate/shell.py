@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.spec import DeviceSpec, ModelSpec
+from swapd.core.pages import Pages
+from swapd.core.spec import RAM, DeviceSpec, ModelSpec
 from swapd.simulate.clock import Clock
 
 SAMPLE_S = 0.001
@@ -28,6 +29,8 @@ class Process:
 
     model_id: str
     device_bytes: dict[str, int]
+    pages: Pages | None = None
+    """In RAM beside `device_bytes`, shared, and no part of what is held or not free: the kernel can drop them."""
     alive: bool = True
     running: set[str] = field(default_factory=set)
 
@@ -68,7 +71,9 @@ class Shell(ABC):
     def _perform(self, effect: ef.Effect) -> None:
         match effect:
             case ef.Launch(worker_id, model_id, placement):
-                process = Process(model_id, dict(placement.device_bytes))
+                process = Process(model_id, dict(placement.device_bytes), self.pages(effect))
+                if process.pages is not None:
+                    process.device_bytes[RAM] -= process.pages.size_bytes
                 self.processes[worker_id] = process
                 for name, size_bytes in process.device_bytes.items():
                     self.device_free[name] -= size_bytes
@@ -90,6 +95,10 @@ class Shell(ABC):
                 self.note(effect)
 
     # -- what a subclass says ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pages(self, effect: ef.Launch) -> Pages | None:
+        """What a worker that is launched so maps of files that others may map too."""
 
     @abstractmethod
     def launch(self, effect: ef.Launch, process: Process) -> None:

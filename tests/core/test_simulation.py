@@ -43,6 +43,8 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         load_timeout_s=15.0,
         stall_timeout_s=20.0,
         drain_s=rng.choice([1.0, 10.0]),
+        # Of two models of one size and kind, and so perhaps of one file, each layout's pages are the same.
+        mapped_files=rng.choice([None, f"{size_mib}/{kind}"]),
     )
     if kind != "plain":
         spec = replace(spec, costs=deep_costs(size_mib, experts=kind == "experts"))
@@ -112,7 +114,7 @@ def act(
     name = rng.choice(models).id if models else "m0"
     match rng.choices(
         ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others", "pause", "resume"],
-        [50, 6, 10, 3, 3, 3, 4, 1, 4, 1, 2],
+        [50, 12, 10, 3, 3, 3, 4, 1, 4, 1, 2],
     )[0]:
         case "arrive":
             issued.append(f"r{number}")
@@ -171,15 +173,18 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     outcomes: set[str] = set()
     placed: set[str] = set()
     left: set[str] = set()
+    beside: set[str] = set()
     for seed in range(150):
         simulation = one_history(seed)
         told |= set(simulation.told)
         outcomes |= set(simulation.outcomes.values())
         placed |= simulation.placed
         left |= set(simulation.left)
+        beside |= simulation.beside
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
     assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
-    assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait"} <= left
+    assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
+    assert beside == {"a replica", "its pages"}
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
     assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
     assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}

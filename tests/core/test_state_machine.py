@@ -20,13 +20,16 @@ from swapd.core.lifecycle import WorkerState
 from swapd.core.spec import ModelSpec
 
 MODELS = (
-    model("small", 200, slots=1, replicas=2, max_wait_s=5.0, queue_timeout_s=400.0),
-    model("large", 900, slots=2, max_wait_s=10.0, turn_s=3.0, max_waiting=3, has_portable_mode=True),
+    model("small", 200, slots=1, replicas=2, mapped_files="small", max_wait_s=5.0, queue_timeout_s=400.0),
+    model(
+        "large", 900, slots=2, max_wait_s=10.0, turn_s=3.0, max_waiting=3, has_portable_mode=True, mapped_files="large"
+    ),
     model("pinned", 100, pin=True, drain_s=4.0, slots=1, replicas=2),
     gpu_model("gpu", 400, slots=1, idle_unload_s=20.0, replicas=3),
     gpu_model("other", 600, slots=1, turn_s=0.0, priority=1, has_portable_mode=True),
     replace(model("deep", 1200, gpu=True, slots=2, max_wait_s=8.0), costs=deep_costs(1200, experts=True)),
     model("huge", 9000),
+    model("twin", 900, slots=1, max_wait_s=10.0, mapped_files="large"),
 )
 NAMES = [spec.id for spec in MODELS]
 DEVICES = (metered("CUDA0", 1000, reserve_mib=50), gpu("CUDA1", 500), ram(1200))

@@ -21,7 +21,7 @@ def inspected(directory: Path, machine: tuple[str, ...], **keys: object) -> Entr
     path = directory / "tiny.gguf"
     if not path.exists():
         write_model(path, Shape())
-    settings = LlamaCppSettings(path=path, **keys)  # type: ignore[arg-type]
+    settings = LlamaCppSettings(**{"path": path, **keys})  # type: ignore[arg-type]
     return inspect(Model(id="m", settings=settings), Config(), LlamaCppBackend(), machine)
 
 
@@ -76,3 +76,20 @@ def test_the_worker_is_told_the_layers_that_were_reserved_on_each_device() -> No
     placement = Placement({}, 7, ("CUDA0", "CUDA1"), "", tensor_split=(5, 2), n_cpu_moe=3, main_gpu=1)
     assert offload(placement) == Offload(7, ("CUDA0", "CUDA1"), (5.0, 2.0), n_cpu_moe=3, main_gpu=1)
     assert offload(Placement({}, 0, (), "")) == Offload()
+
+
+def test_models_over_one_file_share_what_they_map_of_it_under_whatever_name(tmp_path: Path) -> None:
+    one = inspected(tmp_path, ("RAM",), n_ctx=512).spec
+    other = inspected(tmp_path, ("RAM",), n_ctx=1024, n_parallel=2).spec
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "tiny.gguf")
+    linked = inspected(tmp_path, ("RAM",), path=tmp_path / "link.gguf").spec
+    assert one.mapped_files is not None
+    assert one.mapped_files == other.mapped_files == linked.mapped_files
+    assert one.launch_key != other.launch_key
+    (tmp_path / "copy").mkdir()
+    assert inspected(tmp_path / "copy", ("RAM",)).spec.mapped_files != one.mapped_files
+
+
+@pytest.mark.parametrize("keys", [{"use_mmap": False}, {"override_tensor": ("ffn_up=CPU",)}])
+def test_what_is_read_or_chosen_by_patterns_is_not_taken_for_shared(tmp_path: Path, keys: dict[str, object]) -> None:
+    assert inspected(tmp_path, ("RAM",), **keys).spec.mapped_files is None

@@ -16,6 +16,7 @@ from swapd.core import events as ev
 from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.pages import Pages, pages_of
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 from swapd.simulate.shell import SAMPLE_S, Process, Shell
@@ -64,6 +65,8 @@ class Simulation(Shell):
         self.told: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.placed: set[str] = set()
+        #: What a worker was launched beside: another one of its model, one that maps the same pages.
+        self.beside: set[str] = set()
         self.peak: Counter[str] = Counter()
         self.service_s: Callable[[str], float] = lambda _: rng.uniform(0.05, 5.0)
         self.load_s: Callable[[str], float] = lambda _: rng.uniform(0.1, 8.0)
@@ -139,9 +142,15 @@ class Simulation(Shell):
         wanted = int(self.ledger.devices[name].spec.total_bytes * share)
         self.others[name] = max(0, min(wanted, self.device_free[name]))
 
+    def pages(self, effect: ef.Launch) -> Pages | None:
+        return pages_of(self.ledger.workers[effect.worker_id].spec, effect.placement)
+
     def launch(self, effect: ef.Launch, process: Process) -> None:
         self.launches[effect.model_id] += 1
         self.placed.add(kind_of(effect.placement))
+        alive = [one for one in self.processes.values() if one.alive and one is not process]
+        self.beside |= {"a replica" for one in alive if one.model_id == effect.model_id}
+        self.beside |= {"its pages" for one in alive if process.pages is not None and one.pages == process.pages}
         self.check_budgets(process)
         started_s = self.rng.uniform(0.0, 0.1)
         loaded_s = started_s + self.load_s(effect.model_id)
@@ -175,7 +184,10 @@ class Simulation(Shell):
     def check_budgets(self, newest: Process) -> None:
         """By the machine's own account, not the ledger's: what lives never takes more than a budget allows."""
         for name in newest.device_bytes:
-            taken = sum(one.device_bytes.get(name, 0) for one in self.processes.values() if one.alive)
+            alive = [one for one in self.processes.values() if one.alive]
+            taken = sum(one.device_bytes.get(name, 0) for one in alive)
+            if name == RAM:
+                taken += sum(pages.size_bytes for pages in {one.pages for one in alive if one.pages is not None})
             budget = self.ledger.devices[name].spec.budget_bytes
             assert taken <= budget, f"{name}: {taken} bytes taken of a budget of {budget}"
 
