@@ -5,6 +5,7 @@ Owns the records and their invariants (`check`). Holds no policy: it never decid
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -231,7 +232,7 @@ class Ledger:
 
     def is_surplus(self, worker: Worker) -> bool:
         """Whether it is one of several and its model would miss another one more."""
-        if worker.state in LEAVING_STATES:
+        if worker.spec.replicas == 1 or worker.state in LEAVING_STATES:
             return False
         return self.staying(worker.model_id)[0] is not worker
 
@@ -359,9 +360,10 @@ class Ledger:
         self._check_requests()
 
     def _check_workers(self) -> None:
-        for model in self.models.values():
-            staying = len(self.staying(model.id))
-            assert staying <= model.spec.replicas, f"{model.id} has {staying} workers of {model.spec.replicas}"
+        staying = Counter(one.model_id for one in self.workers.values() if one.state not in LEAVING_STATES)
+        for model_id, count in staying.items():
+            replicas = self.models[model_id].spec.replicas
+            assert count <= replicas, f"{model_id} has {count} workers of {replicas}"
         for worker in self.workers.values():
             assert worker.state is not WorkerState.GONE, f"worker {worker.id} is gone but listed"
             assert len(worker.running) <= worker.spec.slots, f"worker {worker.id} runs more than its slots"

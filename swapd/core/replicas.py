@@ -17,7 +17,7 @@ EXPECTED_WITHIN_S = 60.0
 
 def wants_replica(ledger: Ledger, model: Model, now_s: float) -> bool:
     """Whether requests wait because all of the model's workers are full, and it may have one more."""
-    if ledger.closing or not model.waiting or model.spec.costs is None or model.verdict:
+    if model.spec.replicas == 1 or ledger.closing or not model.waiting or model.spec.costs is None or model.verdict:
         return False
     if model.retry_at_s is not None and now_s < model.retry_at_s:
         return False

@@ -84,19 +84,23 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     that, the swap pays. A client that has done nothing here since it began to wait elsewhere is not coming back. One
     that has does several things at once, or is several behind one address.
     """
-    if holder is None:
+    soon_s = reload_s(holder, spec)
+    if holder is None or next(reversed(holder.last_seen_s.values()), -soon_s) + soon_s <= now_s:
         return None
     waits_since_s: dict[str, float] = {}
     for request in waiter.waiting.values():
         waits_since_s.setdefault(request.client, request.arrived_at_s)
-    soon_s = reload_s(holder, spec)
     last_s, expected = None, 0.0
-    for client, at_s in holder.last_seen_s.items():
-        if at_s > waits_since_s.get(client, -1.0):
-            away_s = max(holder.demand.returns_s(client), now_s - at_s)
-            expected += soon_s / away_s if away_s > 0 else 1.0
-            last_s = at_s if last_s is None else max(last_s, at_s)
-    return last_s + soon_s if last_s is not None and expected >= 1 else None
+    # The one seen last comes last.
+    for client, at_s in reversed(holder.last_seen_s.items()):
+        if at_s <= waits_since_s.get(client, -1.0):
+            continue
+        last_s = at_s if last_s is None else last_s
+        away_s = max(holder.demand.returns_s(client), now_s - at_s)
+        expected += soon_s / away_s if away_s > 0 else 1.0
+        if expected >= 1:
+            return last_s + soon_s
+    return None
 
 
 def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
