@@ -162,10 +162,9 @@ def _claim(
         return None
     way, victims = found
     missing = describe(shortage(needed_bytes(model.spec, way, mapped), soon))
-    for victim in victims:
-        worker = ledger.workers[victim.worker_id]
-        if worker.state is WorkerState.READY:
-            _evict(ledger, worker, model, missing, now_s, effects)
+    workers = [ledger.workers[victim.worker_id] for victim in victims]
+    for worker in [one for one in workers if one.state is WorkerState.READY or ledger.is_surplus(one)]:
+        _evict(ledger, worker, model, missing, now_s, effects)
     return way
 
 
@@ -212,7 +211,7 @@ def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
     return [
         candidate(ledger, worker, now_s, late=True)
         for worker in ledger.workers.values()
-        if worker.state in LOADING_STATES and not ledger.is_pinned(worker)
+        if worker.state in LOADING_STATES and not ledger.is_pinned(worker) and not ledger.is_surplus(worker)
     ]
 
 
@@ -230,7 +229,9 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     since_s = wanted_since_s(waiter)
     assert since_s is not None
     waited_s = now_s - since_s
-    if not worker.running:
+    if worker.ready_at_s is None:
+        reason, state = "surplus", "another worker of it stays, and this one had not loaded yet"
+    elif not worker.running:
         reason = "idle"
         state = f"it had been idle for {now_s - worker.idle_since_s:.1f} s"
     elif ledger.is_surplus(worker):

@@ -1,7 +1,7 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
 The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
-once, after what it runs. An idle one goes at once, unless
+once, loading or not, after what it runs. An idle one goes at once, unless
 its turn lasts and clients other than those who wait are likely to ask sooner than a reload takes. A busy
 one is never cut off: it stops receiving grants once its turn is over and the waiting outweighs what its own
 clients would lose by the reload, and at the latest when the waiting model has waited its `max_wait_s`.
@@ -108,10 +108,12 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
 
     A time that is not after `now_s` means now. With nothing else happening, the answer holds until then.
     """
-    if worker.state is not WorkerState.READY or worker.model_id == waiter.id or ledger.is_pinned(worker):
+    if worker.model_id == waiter.id or ledger.is_pinned(worker):
         return None
     if ledger.is_surplus(worker):
         return now_s
+    if worker.state is not WorkerState.READY:
+        return None
     latest_s = bound_s(waiter)
     holder = ledger.models.get(worker.model_id)
     if not worker.running:

@@ -158,6 +158,17 @@ def test_a_busy_surplus_worker_has_no_turn_but_finishes_what_it_runs() -> None:
     ]
 
 
+def test_one_that_has_not_loaded_yet_is_stopped_for_who_has_no_worker_at_all() -> None:
+    stepper = Stepper([ram(700)], HOT, model("b", 300))
+    stepper.serve("1", "hot")
+    stepper.arrive("2", "hot")
+    first, second = workers(stepper)
+    assert [stop.worker_id for stop in only(Stop, stepper.arrive("3", "b", "carol"))] == [second.id]
+    assert [launch.model_id for launch in only(Launch, exit_of(stepper, second))] == ["b"]
+    assert stepper.model("hot").failures == 0
+    assert (first.state, set(stepper.model("hot").waiting)) == (WorkerState.READY, {"2"})
+
+
 def test_both_leave_for_a_model_that_needs_the_room_of_both() -> None:
     stepper = both_busy(model("large", 900, max_wait_s=5.0))
     stepper.arrive("3", "large", "carol")
