@@ -127,7 +127,7 @@ class Shell(ABC):
         self.clock.at(SAMPLE_S, lambda: self.post(ev.MemorySampled(name, free_bytes, held)))
 
     def end(self, process: Process) -> None:
-        """Its process is reaped. RAM is back at once, and what is a part of it; a GPU's own memory is by `give_back`."""
+        """It is reaped. RAM is back at once, and what is part of it; a GPU's own memory is by `give_back`."""
         process.alive = False
         process.running.clear()
         for name in process.device_bytes.keys() - self._late:
