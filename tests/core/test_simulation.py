@@ -10,6 +10,7 @@ import pytest
 from support.simulation import CALM, MIB, Faults, Simulation, deep_costs, gpu, metered, model, ram
 
 from swapd.core import events as ev
+from swapd.core.devices import GUARD_EVERY_S
 from swapd.core.spec import RAM, DeviceSpec, ModelSpec, SplitMode
 
 STEPS = int(os.environ.get("SWAPD_SIMULATION_STEPS", "100000"))
@@ -94,6 +95,10 @@ def one_history(seed: int) -> Simulation:
     if rng.random() < 0.3:
         simulation.post(ev.ShutdownAsked())
     simulation.drain(within_s=3_000.0)
+    # Now that all are idle, others take what is left: whoever is in their way leaves, and that ends, too.
+    simulation.take(rng.choice(devices).name, 1.0)
+    simulation.run(until_s=simulation.now_s + 2 * GUARD_EVERY_S)
+    simulation.drain(within_s=3_000.0)
     lost = [request_id for request_id in issued if request_id not in simulation.outcomes]
     assert not lost, f"never ended: {lost}; {simulation.ledger!r}"
     unanswered = [ask for ask in asks if ask not in simulation.answers]
@@ -140,7 +145,7 @@ def act(
             devices[:] = [replace(spec, budget_bytes=int(spec.total_bytes * rng.uniform(0.5, 1.0))) for spec in devices]
             simulation.post(ev.DevicesChanged(tuple(devices)))
         case "others":
-            simulation.take(rng.choice(devices).name, rng.choice([0.0, 0.1, 0.3, 0.8]))
+            simulation.take(rng.choice(devices).name, rng.choice([0.0, 0.1, 0.3, 0.8, 1.0]))
         case "pause":
             asks.append(f"a{number}")
             simulation.post(ev.PauseAsked(asks[-1], rng.choice(devices).name))

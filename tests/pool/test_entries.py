@@ -14,7 +14,7 @@ from swapd.core.events import Event, ModelsChanged
 from swapd.core.spec import RAM
 from swapd.errors import ShuttingDownError
 from swapd.pool.entries import Entries
-from swapd.pool.measure import Surplus
+from swapd.pool.learned import Lesson
 
 
 class CountingBackend(ScriptedBackend):
@@ -49,7 +49,7 @@ async def entries_of(tmp_path: Path, *names: str) -> AsyncIterator[tuple[Entries
         entries = Entries(
             {"scripted": backend},
             [RAM],
-            lambda _: Surplus(),
+            lambda _: Lesson(),
             loop.do,
             lambda work, name: tasks.create_task(work, name=name),
         )

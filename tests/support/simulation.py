@@ -91,9 +91,7 @@ class Simulation(Shell):
         """Run until nobody waits for anything any more, which must be within that time."""
         latest_s = self.now_s + within_s
         while not self.is_at_rest():
-            assert self.heap, f"nothing is left to happen: {self.ledger!r}"
-            assert self.heap[0][0] <= latest_s, f"still waited for after {within_s:g} s: {self.ledger!r}"
-            self.run(until_s=self.heap[0][0])
+            assert self.clock.advance(latest_s), f"still waited for after {within_s:g} s: {self.ledger!r}"
 
     def is_at_rest(self) -> bool:
         """Whether every request and ask has its answer, every worker is loaded or gone, all memory accounted for."""
@@ -283,6 +281,8 @@ def deep_costs(size_mib: int, *, experts: bool) -> LayerCosts:
         compute_bytes=layer // 4,
         layer_expert_bytes=(*(layer * 4 // 5,) * 11, 0) if experts else (),
         gpu_context_bytes=layer // 5,
+        gpu_layer_copy_bytes=layer // 3,
+        gpu_expert_copy_bytes=layer // 4 if experts else 0,
     )
 
 
