@@ -69,7 +69,7 @@ def stop(
 def cut_running(ledger: Ledger, worker: Worker, now_s: float) -> None:
     """Count a worker's running requests as failed and give back their slots."""
     for request in list(worker.running.values()):
-        ledger.release(request, now_s)
+        ledger.release(request, now_s, refund=True)
         ledger.counters.failed += 1
 
 

@@ -18,6 +18,7 @@ class RefusalKind(Enum):
     DOES_NOT_FIT = "does_not_fit"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    CLIENT_LIMIT = "client_limit"
     LOAD_FAILED = "load_failed"
     LOAD_TIMEOUT = "load_timeout"
     SHUTTING_DOWN = "shutting_down"

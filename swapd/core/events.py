@@ -30,6 +30,12 @@ class RequestArrived:
     model_id: str
     client: str
     priority: int = 0
+    prompt_tokens: int = 0
+    """Estimated."""
+    answer_limit: int | None = None
+    """Tokens that its answer has at most, where that is said."""
+    weight: float = 1.0
+    """How many tokens count as one where clients share: a client of weight 2 gets twice as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,9 @@ class TokensServed:
     model_id: str
     client: str
     tokens: int
+    """Of the prompt, as far as they had to be computed, and of the answer."""
+    request_id: str | None = None
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

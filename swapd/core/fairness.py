@@ -1,61 +1,75 @@
 """Who goes first: inside a model's queue, and between models that wait for memory. Pure.
 
-Inside a queue: priority class, then the client that was served the fewest tokens, then arrival. Waiting lifts
-a request one class every `AGEING_S`, so nothing starves.
+Inside a queue: priority class, then the client with the lowest account (`requests.Account`), then arrival. So that
+nothing starves, whatever its class and whoever else comes, every fourth place goes to the request that has waited
+longest, once that is `AGED_S`: with k older requests in the queue it is served within 4 (k + 1) further grants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import heapq
+from collections.abc import Iterator
 
-from swapd.core.ledger import Model, Request
+from swapd.core.ledger import Model
+from swapd.core.requests import Request
 
 AGEING_S = 30.0
-"""Seconds of waiting that are worth one priority class."""
+"""Seconds of waiting that lift a model by one priority class among models that wait for memory."""
+
+AGED_S = 30.0
+"""After so many seconds of waiting a request may go before its turn."""
+
+AGED_EVERY = 4
+"""Of so many grants, one may."""
 
 MAX_CLIENTS = 1024
-"""Clients a model remembers; the one unseen for longest is forgotten first."""
+"""Clients whose last request a model remembers; the one unseen for longest is forgotten first."""
 
 
 def aged_priority(priority: int, waited_s: float) -> int:
     return priority + int(waited_s / AGEING_S)
 
 
-def next_request(waiting: Iterable[Request], served_tokens: Mapping[str, float], now_s: float) -> Request:
+def next_request(model: Model, now_s: float) -> Request:
     """The request to be granted next, of a queue that is not empty."""
-    return min(
-        waiting,
-        key=lambda request: (
-            -aged_priority(request.priority, now_s - request.arrived_at_s),
-            served_tokens.get(request.client, 0.0),
-            request.arrived_at_s,
-            request.id,
-        ),
-    )
+    if model.shares.grants % AGED_EVERY == AGED_EVERY - 1:
+        oldest = next(iter(model.waiting.values()))
+        if now_s - oldest.arrived_at_s >= AGED_S:
+            return oldest
+    heads = (account.head() for account in model.shares.active.values() if account.waiting)
+    return min(heads, key=lambda request: _rank(request, _level(request)))
 
 
-def welcome(model: Model, client: str, active_clients: Collection[str]) -> None:
-    """Note that a client arrives. One that was away starts level with the least served of those at work.
+def in_order(model: Model) -> Iterator[Request]:
+    """What waits, first what is granted first: if nobody else comes, estimates are right and nothing ages.
 
-    Otherwise a newcomer's empty account would let it push everyone aside until it had caught up with tokens
-    served long ago. When nobody is at work, the client that left last stands for them. One that is at work
-    keeps its account: being behind is its claim to be next. Source: virtual token counter, Sheng et al.,
-    OSDI 2024, algorithm 2.
+    The queue must not change until the last one that is wanted was taken.
     """
-    # Taken out and put back so that the dict's order is the order of last arrivals.
-    mine = model.served_tokens.pop(client, 0.0)
-    if client not in active_clients:
-        peers = active_clients or [next(reversed(model.last_seen_s), client)]
-        mine = max(mine, min(model.served_tokens.get(peer, mine) for peer in peers))
-    model.served_tokens[client] = mine
-    while len(model.served_tokens) > MAX_CLIENTS:
-        del model.served_tokens[next(iter(model.served_tokens))]
+    heap = []
+    for account in model.shares.active.values():
+        line = account.in_line()
+        first = next(line, None)
+        if first is not None:
+            heap.append((_rank(first, account.level), first, line))
+    heapq.heapify(heap)
+    while heap:
+        rank, request, line = heap[0]
+        yield request
+        following = next(line, None)
+        if following is None:
+            heapq.heappop(heap)
+        else:
+            level = rank[1] + request.estimated_tokens / request.weight
+            heapq.heapreplace(heap, (_rank(following, level), following, line))
 
 
-def charge(model: Model, client: str, tokens: int) -> None:
-    """Add served tokens to a client's account, if it still has one."""
-    if client in model.served_tokens:
-        model.served_tokens[client] += tokens
+def _rank(request: Request, level: float) -> tuple[int, float, float, str]:
+    return (-request.priority, level, request.arrived_at_s, request.id)
+
+
+def _level(request: Request) -> float:
+    assert request.account is not None
+    return request.account.level
 
 
 def note_seen(model: Model, client: str, now_s: float) -> None:

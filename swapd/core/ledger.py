@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from swapd.core.demand import Demand
 from swapd.core.lifecycle import Cause, WorkerState, after
 from swapd.core.pages import Pages, held_bytes, pages_of
+from swapd.core.requests import Request, Shares
 from swapd.core.spec import RAM, DeviceSpec, ModelSpec, Placement, Room, shared_memories
 
 WATCH_EVERY_S = 2.0
@@ -26,19 +27,6 @@ SLOW_METER = 5
 LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
 SERVING_STATES = frozenset({WorkerState.READY, WorkerState.DRAINING})
 LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
-
-
-@dataclass(slots=True)
-class Request:
-    """One accepted request, waiting in its model's queue or running on a worker."""
-
-    id: str
-    model_id: str
-    client: str
-    priority: int
-    arrived_at_s: float
-    worker_id: int | None = None
-    granted_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +119,7 @@ class Model:
     retry_at_s: float | None = None
     last_error: str | None = None
     portable: bool = False
-    #: Tokens served per client: who has had least goes first.
-    served_tokens: dict[str, float] = field(default_factory=dict)
+    shares: Shares = field(default_factory=Shares)
     #: When each client's last request ended.
     last_seen_s: dict[str, float] = field(default_factory=dict)
     last_used_s: float | None = None
@@ -295,23 +282,29 @@ class Ledger:
         return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
 
     def enqueue(self, request: Request) -> None:
-        self.models[request.model_id].waiting[request.id] = request
-        self.waiting[request.id] = request
+        model = self.models[request.model_id]
+        model.waiting[request.id] = self.waiting[request.id] = request
+        model.shares.enter(request)
 
-    def dequeue(self, request_id: str) -> Request:
-        request = self.waiting.pop(request_id)
-        del self.models[request.model_id].waiting[request_id]
-        return request
+    def dequeue(self, request_id: str) -> None:
+        """Take out a waiting request that is not granted."""
+        request = self.waiting[request_id]
+        self._take_out(request).shares.leave(request)
+
+    def _take_out(self, request: Request) -> Model:
+        model = self.models[request.model_id]
+        del self.waiting[request.id], model.waiting[request.id]
+        return model
 
     def grant(self, request: Request, worker: Worker, now_s: float) -> None:
         assert worker.state is WorkerState.READY
         assert len(worker.running) < worker.spec.slots
-        self.dequeue(request.id)
+        self._take_out(request).shares.start(request)
         request.worker_id, request.granted_at_s = worker.id, now_s
         worker.running[request.id] = self.running[request.id] = request
 
-    def release(self, request: Request, now_s: float) -> None:
-        """Give back a running request's slot."""
+    def release(self, request: Request, now_s: float, *, refund: bool = False) -> None:
+        """Give back a running request's slot, and with `refund` what its client was charged for it."""
         assert request.worker_id is not None
         del self.running[request.id]
         worker = self.workers[request.worker_id]
@@ -321,6 +314,9 @@ class Ledger:
         model = self.models.get(request.model_id)
         if model is not None:
             model.last_used_s = now_s
+            # The model may have been removed and listed again meanwhile.
+            if model.shares.active.get(request.client) is request.account:
+                model.shares.end(request, refund=refund)
 
     def add_worker(self, spec: ModelSpec, placement: Placement, *, portable: bool, now_s: float) -> Worker:
         """Reserve a placement's bytes for a new worker of the model."""
@@ -384,11 +380,14 @@ class Ledger:
         queued = {key for model in self.models.values() for key in model.waiting}
         assert queued == set(self.waiting), "queues and waiting requests differ"
         for model in self.models.values():
-            if not model.waiting and not model.load_asks:
-                continue
-            assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
-            assert not self.closing, f"{model.id} is waited for during the shutdown"
+            accounts = model.shares.active.values()
+            assert all(account.is_active for account in accounts), f"{model.id} counts a client that is away"
+            assert sum(account.waiting for account in accounts) == len(model.waiting), f"{model.id}: shares and queue"
+            if model.waiting or model.load_asks:
+                assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
+                assert not self.closing, f"{model.id} is waited for during the shutdown"
             if not model.waiting:
+                assert model.shares.waiting_tokens == 0, f"{model.id} has tokens waiting and no request"
                 continue
             for worker in self.workers_of(model.id):
                 free = worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots

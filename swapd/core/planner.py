@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swapd.core import fairness
+from swapd.core.admission import over_queue_bounds
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
 from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
 from swapd.core.effects import Answer, Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
@@ -17,8 +18,6 @@ from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
 from swapd.core.pressure import shrink_to_budgets, yield_to_others
 from swapd.core.room import make_room, needs_worker, next_room_s, why_waiting
-
-MAX_RETRY_AFTER_S = 60.0
 
 
 def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
@@ -31,7 +30,7 @@ def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         _refuse_hopeless(ledger, model, now_s, effects)
         _refuse_overdue(ledger, model, now_s, effects)
         _grant(ledger, model, now_s, effects)
-        _refuse_overflow(ledger, model, effects)
+        _refuse_overflow(ledger, model, now_s, effects)
     _unload_idle(ledger, now_s, effects)
     shrink_to_budgets(ledger, now_s, effects)
     yield_to_others(ledger, now_s, effects)
@@ -146,7 +145,7 @@ def _waited_too_long(ledger: Ledger, model: Model, what: str, now_s: float) -> R
 
 def _grant(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
     while model.waiting and (worker := _least_loaded(ledger, model)) is not None:
-        request = fairness.next_request(model.waiting.values(), model.served_tokens, now_s)
+        request = fairness.next_request(model, now_s)
         if not worker.running:
             # The watch for progress starts with the work, not with the last time there was some.
             worker.last_progress_s = now_s
@@ -162,17 +161,12 @@ def _least_loaded(ledger: Ledger, model: Model) -> Worker | None:
     return min(free, key=lambda worker: (len(worker.running), worker.id), default=None)
 
 
-def _refuse_overflow(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
-    while len(model.waiting) > model.spec.max_waiting:
-        newest = next(reversed(model.waiting))
-        message = f"model {model.id!r} has {model.spec.max_waiting} requests waiting (queue.max_waiting); try later"
-        refusal = Refusal(RefusalKind.QUEUE_FULL, message, _retry_after_full_s(model))
-        refuse(ledger, newest, refusal, effects)
-
-
-def _retry_after_full_s(model: Model) -> float:
-    """Roughly when one place of a full queue is free again: one request's time over the slots."""
-    return min(MAX_RETRY_AFTER_S, max(1.0, (model.service_s or 1.0) / model.spec.slots))
+def _refuse_overflow(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    while model.waiting:
+        refusal = over_queue_bounds(ledger, model, now_s)
+        if refusal is None:
+            return
+        refuse(ledger, next(reversed(model.waiting)), refusal, effects)
 
 
 def _idle_unload_at_s(ledger: Ledger, worker: Worker) -> float | None:

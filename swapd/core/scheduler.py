@@ -10,6 +10,7 @@ from typing import Any
 
 from swapd.core import events as ev
 from swapd.core import fairness
+from swapd.core.admission import over_client_limit
 from swapd.core.departures import cut_running, fail_load, forgive, leave, note_crash, refuse_all, run_out, serves
 from swapd.core.devices import devices_changed, memory_sampled, pause, resume, take_out
 from swapd.core.effects import (
@@ -31,11 +32,11 @@ from swapd.core.ledger import (
     Device,
     Ledger,
     Model,
-    Request,
     Worker,
 )
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
+from swapd.core.requests import Request
 from swapd.core.spec import ModelSpec
 from swapd.core.turns import note_load
 
@@ -64,17 +65,17 @@ def _request_arrived(ledger: Ledger, event: ev.RequestArrived, now_s: float, eff
         refusal = _closing()
     elif model is None:
         refusal = Refusal(RefusalKind.UNKNOWN_MODEL, f"model {event.model_id!r} is not in the configuration")
+    else:
+        refusal = over_client_limit(ledger, model, event.client)
     if model is None or refusal is not None:
         assert refusal is not None
         ledger.counters.failed += 1
         effects.append(Reject(event.request_id, refusal))
         return
-    active = {request.client for request in model.waiting.values()}
-    active |= {request.client for request in ledger.running.values() if request.model_id == model.id}
-    fairness.welcome(model, event.client, active)
     model.demand.note(event.client, model.last_seen_s.get(event.client), now_s)
     model.pin_lifted = False
-    ledger.enqueue(Request(event.request_id, model.id, event.client, event.priority, now_s))
+    tokens = model.shares.estimate(event.prompt_tokens, event.answer_limit)
+    ledger.enqueue(Request(event.request_id, model.id, event.client, event.priority, now_s, tokens, event.weight))
 
 
 def _request_cancelled(ledger: Ledger, event: ev.RequestCancelled, now_s: float, _: list[Effect]) -> None:
@@ -114,8 +115,15 @@ def _end_running(ledger: Ledger, request_id: str, now_s: float) -> Request:
 
 def _tokens_served(ledger: Ledger, event: ev.TokensServed, now_s: float, _: list[Effect]) -> None:
     model = ledger.models.get(event.model_id)
-    if model is not None:
-        fairness.charge(model, event.client, event.tokens)
+    if model is None:
+        return
+    if event.answer_tokens:
+        model.shares.count_answer(event.answer_tokens)
+    running = ledger.running.get(event.request_id or "")
+    if running is not None:
+        model.shares.settle(running, event.tokens)
+    else:
+        model.shares.settle_late(event.request_id, event.client, event.tokens)
 
 
 def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: list[Effect]) -> None:

@@ -175,6 +175,9 @@ class ModelSpec:
     pin: bool = False
     priority: int = 0
     max_waiting: int = 256
+    max_waiting_tokens: int = 1_000_000
+    max_per_client: int | None = None
+    """Requests of one client, running or waiting, over all models; None sets no limit."""
     queue_timeout_s: float = 600.0
     max_wait_s: float = 60.0
     turn_s: float = 10.0

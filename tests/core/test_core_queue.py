@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.simulation import model, ram
 from support.stepper import Stepper, only
 
 from swapd.core import events as ev
+from swapd.core.admission import expected_wait_s
 from swapd.core.effects import Grant, Launch, RefusalKind, Reject, SetTimer, Stop
 from swapd.core.scheduler import step
 
@@ -164,3 +167,122 @@ def test_after_shutdown_nothing_is_loaded_any_more() -> None:
     assert only(Launch, stepper.post(ev.LoadAsked("ask", "a"))) == []
     assert stepper.ledger.workers == {}
     assert stepper.ledger.timer_at_s is None
+
+
+# -- bounds by tokens and by client ----------------------------------------------------------------------------
+
+
+def test_a_queue_is_bounded_by_the_tokens_of_what_waits_too() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, max_waiting_tokens=1000))
+    ask = ev.RequestArrived("1", "a", "alice", prompt_tokens=500, answer_limit=100)
+    assert refused(stepper.post(ask)) == []
+    assert refused(stepper.post(replace(ask, request_id="2", prompt_tokens=300))) == []
+    effects = stepper.post(replace(ask, request_id="3", prompt_tokens=1))
+    assert refused(effects) == [("3", RefusalKind.QUEUE_FULL)]
+    assert "about 1000 tokens waiting (queue.max_waiting_tokens)" in only(Reject, effects)[0].refusal.message
+    stepper.cancel("1")
+    assert refused(stepper.post(replace(ask, request_id="4", prompt_tokens=400))) == []
+
+
+def test_a_request_larger_than_the_bound_may_wait_alone() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, max_waiting_tokens=1000))
+    assert refused(stepper.post(ev.RequestArrived("huge", "a", "alice", prompt_tokens=5000))) == []
+    assert refused(stepper.arrive("small", "a")) == [("small", RefusalKind.QUEUE_FULL)]
+
+
+def test_one_client_cannot_fill_the_queue_for_all_others() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, max_waiting=90))
+    effects = [effect for number in range(90) for effect in stepper.arrive(f"h{number}", "a", "hog")]
+    assert len(stepper.model("a").waiting) == 80
+    assert refused(effects)[0] == ("h80", RefusalKind.QUEUE_FULL)
+    assert "80 of the 80 requests that wait for model 'a' are this client's" in only(Reject, effects)[0].refusal.message
+    assert [refused(stepper.arrive(f"m{number}", "a", f"client{number}")) for number in range(10)] == [[]] * 10
+    assert refused(stepper.arrive("m10", "a", "client10")) == [("m10", RefusalKind.QUEUE_FULL)]
+
+
+def test_a_client_may_have_so_many_requests_at_once_over_all_models_and_no_more() -> None:
+    specs = [model(name, 400, max_per_client=3) for name in "ab"]
+    stepper = Stepper([ram(1000)], *specs)
+    stepper.serve("1", "a")
+    stepper.arrive("2", "a")
+    stepper.arrive("3", "b")
+    effects = stepper.arrive("4", "b")
+    assert refused(effects) == [("4", RefusalKind.CLIENT_LIMIT)]
+    (reject,) = only(Reject, effects)
+    assert "queue.max_per_client" in reject.refusal.message
+    assert reject.refusal.retry_after_s == 1.0
+    assert refused(stepper.arrive("5", "b", "bob")) == []
+    stepper.finish("1")
+    assert refused(stepper.arrive("6", "a")) == []
+    counters = stepper.ledger.counters
+    assert counters.accepted == 6
+    assert counters.failed == 1
+
+
+# -- how long it will take -------------------------------------------------------------------------------------
+
+
+def expected(stepper: Stepper, position: int) -> float | None:
+    return expected_wait_s(stepper.ledger, stepper.model("a"), position, stepper.now_s)
+
+
+def served_in(stepper: Stepper, request_id: str, seconds: float) -> None:
+    stepper.serve(request_id, "a")
+    stepper.wait(seconds)
+    stepper.finish(request_id)
+
+
+def test_an_expected_wait_is_told_only_once_a_service_time_is_known() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=2))
+    stepper.arrive("1", "a")
+    assert expected(stepper, 1) is None
+    stepper.ready("a")
+    assert expected(stepper, 1) is None
+    stepper.wait(4.0)
+    stepper.finish("1")
+    assert expected(stepper, 1) == 2.0
+    assert expected(stepper, 5) == 10.0
+
+
+def test_while_a_model_loads_the_rest_of_its_usual_load_counts_and_the_rounds_after_it() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=2))
+    stepper.arrive("1", "a")
+    stepper.ready("a", load_s=6.0)
+    stepper.wait(4.0)
+    stepper.finish("1")
+    stepper.post(ev.UnloadAsked("ask", "a"))
+    assert expected(stepper, 1) is None
+    stepper.exit("a")
+    assert expected(stepper, 1) is None
+    stepper.arrive("2", "a")
+    stepper.wait(2.0)
+    assert [expected(stepper, position) for position in (1, 2, 3, 5)] == [4.0, 4.0, 8.0, 12.0]
+    stepper.wait(50.0)
+    assert expected(stepper, 1) == 0.0
+
+
+def test_a_full_queue_says_when_what_is_in_it_will_have_been_served() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=2, max_waiting=10))
+    served_in(stepper, "0", 4.0)
+    for number in range(12):
+        stepper.arrive(f"r{number}", "a", f"c{number}")
+    (reject,) = only(Reject, stepper.arrive("late", "a"))
+    assert reject.refusal.retry_after_s == 11 * 4.0 / 2
+
+
+@pytest.mark.parametrize(("service_s", "expected_s"), [(0.01, 1.0), (60.0, 60.0)])
+def test_a_retry_after_is_never_shorter_than_a_second_nor_longer_than_a_minute(
+    service_s: float, expected_s: float
+) -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=2, max_waiting=8))
+    served_in(stepper, "0", service_s)
+    effects = [effect for number in range(11) for effect in stepper.arrive(f"r{number}", "a", f"c{number}")]
+    assert [one.refusal.retry_after_s for one in only(Reject, effects)] == [expected_s]
+
+
+def test_a_full_queue_of_a_model_that_was_never_up_counts_its_load_by_its_size() -> None:
+    stepper = Stepper([ram(40_000)], model("a", 30_000, slots=2, max_waiting=2))
+    effects = [effect for number in range(3) for effect in stepper.arrive(f"r{number}", "a", f"c{number}")]
+    (reject,) = only(Reject, effects)
+    assert reject.refusal.retry_after_s is not None
+    assert 30.0 <= reject.refusal.retry_after_s <= 35.0

@@ -37,6 +37,8 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         replicas=rng.choice([1, 1, 2, 3]),
         priority=rng.choice([0, 0, 0, 1, 2]),
         max_waiting=rng.choice([3, 50]),
+        max_waiting_tokens=rng.choice([1000, 1_000_000]),
+        max_per_client=rng.choice([None, None, 3]),
         queue_timeout_s=rng.choice([20.0, 600.0]),
         max_wait_s=rng.choice([1.0, 10.0, 60.0]),
         turn_s=rng.choice([0.0, 3.0, 10.0]),
@@ -191,7 +193,7 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
     assert beside == {"a replica", "its pages"}
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
-    assert {"queue_full", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
+    assert {"queue_full", "client_limit", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
     assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}
 
 

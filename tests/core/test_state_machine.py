@@ -87,7 +87,7 @@ class Histories(RuleBasedStateMachine):
     def finish(self, place: int, ok: bool, tokens: int) -> None:
         running = list(self.stepper.ledger.running.values())
         request = running[place % len(running)]
-        self.post(ev.TokensServed(request.model_id, request.client, tokens))
+        self.post(ev.TokensServed(request.model_id, request.client, tokens, request.id))
         self.post(ev.RequestFinished(request.id, ok))
 
     @rule(place=places)

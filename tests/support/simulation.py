@@ -69,6 +69,7 @@ class Simulation(Shell):
         self.beside: set[str] = set()
         self.peak: Counter[str] = Counter()
         self.service_s: Callable[[str], float] = lambda _: rng.uniform(0.05, 5.0)
+        self.tokens: Callable[[str], int] = lambda _: rng.randrange(1, 500)
         self.load_s: Callable[[str], float] = lambda _: rng.uniform(0.1, 8.0)
         self.on_done: Callable[[str, str], None] = lambda _request_id, _outcome: None
         self.start(devices, models)
@@ -230,7 +231,7 @@ class Simulation(Shell):
             return
         process.running.discard(request_id)
         client = self.ledger.running[request_id].client if request_id in self.ledger.running else "?"
-        self.post(ev.TokensServed(process.model_id, client, self.rng.randrange(1, 500)))
+        self.post(ev.TokensServed(process.model_id, client, self.tokens(request_id), request_id))
         self.post(ev.RequestFinished(request_id, ok=True))
         self.done(request_id, "finished")
 
