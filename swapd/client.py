@@ -116,6 +116,10 @@ class Client:
         body = await self._fetch("POST", f"/swapd/v1/devices/{quote(device, safe='')}/{change}", timeout_s=None)
         return _decode(body, DeviceStatus)
 
+    async def cancel(self, request_id: str) -> None:
+        """End one request, waiting or running."""
+        await self._fetch("POST", f"/swapd/v1/requests/{quote(request_id, safe='')}/cancel")
+
     async def logs(self, model: str) -> Sequence[str]:
         """The newest output lines of the model's worker, oldest first."""
         body = await self._fetch("GET", f"/swapd/v1/logs/{quote(model, safe='')}")

@@ -115,6 +115,22 @@ class QueueFullError(SwapdError):
     code = "queue_full"
 
 
+class ClientLimitError(SwapdError):
+    """The client has as many requests in flight as one may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "client_limit"
+
+
+class RequestCancelledError(SwapdError):
+    """Somebody cancelled it. gRPC's mapping of CANCELLED; clients' libraries do not retry it."""
+
+    status = 499
+    type = "cancelled_error"
+    code = "request_cancelled"
+
+
 class LoadFailedError(SwapdError):
     status = 503
     type = "unavailable_error"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swapd.api import native, strict_json
+from swapd.api import native, size, strict_json
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
 from swapd.pool.lease import Ability, Sense
@@ -135,6 +135,7 @@ _SHAPES: dict[Endpoint, tuple[type[_Shape], Ability | None]] = {
     Endpoint.APPLY_TEMPLATE: (_Chat, None),
 }
 """What each takes, and what a model must be able to do for it."""
+_GENERATING = frozenset((Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS, Endpoint.INFILL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,10 @@ class Rewritten:
 
     body: bytes
     stream: bool
+    prompt_tokens: int
+    """Estimated; 0 where a model computes nothing."""
+    answer_limit: int | None
+    """Tokens that the answer has at most; None where the request does not say."""
 
 
 def read(endpoint: Endpoint, body: bytes) -> Asked:
@@ -187,7 +192,13 @@ def rewrite(asked: Asked, model: Model) -> Rewritten:
     fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip}
     fields.update(model.params.set)
     fields["model"] = model.id
-    return Rewritten(body=msgspec.json.encode(fields), stream=fields.get("stream") is True)
+    body = msgspec.json.encode(fields)
+    return Rewritten(
+        body=body,
+        stream=fields.get("stream") is True,
+        prompt_tokens=0 if asked.needs is None else size.of_prompt(fields, len(body)),
+        answer_limit=size.answer_limit(fields) if asked.endpoint in _GENERATING else 0,
+    )
 
 
 def models_document(models: Iterable[Model], statuses: Mapping[str, ModelStatus], created: int) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def _add_client_commands(
     pause.add_argument("device", metavar="DEVICE", help="a name that `swapd devices` prints")
     resume = _add(commands, "resume", "remote:resume", "use a GPU again that was handed over")
     resume.add_argument("device", metavar="DEVICE")
+    cancel = _add(commands, "cancel", "remote:cancel", "end one request, waiting or running")
+    cancel.add_argument("request", metavar="ID", help="of those that `swapd ps` lists, or an answer's X-Request-Id")
     logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
     logs.add_argument("model", metavar="MODEL", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
@@ -92,7 +94,7 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, load, unload, pause, resume, logs, record):
+    for command in (ps, load, unload, pause, resume, cancel, logs, record):
         command.add_argument(
             "--url",
             type=_url,

@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: ps, load, unload, pause, resume, logs."""
+"""The commands that ask a running daemon: ps, load, unload, pause, resume, cancel, logs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from swapd.client import Address, Client, DaemonError, daemon_address
 from swapd.config.load import load as load_config
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Server
-from swapd.pool.status import DeviceStatus, FootprintStatus, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, FootprintStatus, ModelStatus, RequestStatus, Status
 
 Answer = TypeVar("Answer")
 
@@ -73,6 +73,13 @@ def resume(arguments: argparse.Namespace) -> int:
     """Take one device back."""
     device = ask(arguments, lambda client: client.resume(arguments.device))
     print_line(f"{device.name} is swapd's again")
+    return 0
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """End one request."""
+    _ask(arguments, lambda client: client.cancel(arguments.request))
+    print_line(f"{arguments.request} is cancelled")
     return 0
 
 
@@ -134,6 +141,9 @@ def print_status(to: Console, status: Status) -> None:
         Column("LAST USED", "right", min_width=70),
     ]
     print_table(to, columns, [_model_row(model) for model in status.models])
+    waiting = [request for request in status.in_flight if request.state == "waiting"]
+    if waiting:
+        print_table(to, _WAITING_COLUMNS, [_waiting_row(request) for request in waiting])
     for device in status.devices:
         print_line(_device_line(device))
     for model in status.models:
@@ -141,6 +151,27 @@ def print_status(to: Console, status: Status) -> None:
             print_line(f"memory of {model.id}: {memory(model.footprint)}")
     for remark in remarks(status):
         print_line(remark)
+
+
+_WAITING_COLUMNS = [
+    Column("WAITING REQUEST"),
+    Column("FOR"),
+    Column("CLIENT", min_width=70),
+    Column("POSITION", "right"),
+    Column("WAITED", "right", min_width=50),
+    Column("EXPECTED", "right", min_width=60),
+]
+
+
+def _waiting_row(request: RequestStatus) -> list[str]:
+    return [
+        request.id,
+        request.model,
+        request.client,
+        str(request.position),
+        duration(request.waited_s),
+        duration(request.expected_wait_s),
+    ]
 
 
 def _device_line(device: DeviceStatus) -> str:

@@ -139,6 +139,7 @@ MODEL_KEYS: Mapping[str, Key] = {
     "pin": Key("pin", read_bool),
     "priority": Key("priority", integer(-100, 100)),
     "max_wait": Key("max_wait_s", time(0, DAY_S)),
+    "loading_text": Key("loading_text", read_bool),
     "env": Key("env", _env),
     "params": Key("params", _params),
 }

@@ -115,12 +115,14 @@ def text_at(place: Place, wanted: str = "text") -> str:
     return value
 
 
-def integer(least: int, most: int) -> Reader:
-    """A whole number, both bounds inclusive."""
-    wanted = f"a whole number from {least} to {most}"
+def integer(least: int, most: int, word: str | None = None) -> Reader:
+    """A whole number, both bounds inclusive; None for `word`, where there is one."""
+    wanted = f"a whole number from {least} to {most}" + (f" or {word}" if word else "")
 
-    def read(place: Place, _problems: Problems) -> int:
+    def read(place: Place, _problems: Problems) -> int | None:
         value = value_at(place) if isinstance(place.node, Scalar) else None
+        if word is not None and value == word:
+            return None
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise wrong(place.node, wanted)
         return value

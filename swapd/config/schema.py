@@ -21,6 +21,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     listen: tuple[str, ...] = ("127.0.0.1:8686",)
     """HOST:PORT or unix:/path. A socket passed by systemd is used instead."""
     max_body_bytes: int = 32 * MIB
+    max_bodies_bytes: int = 512 * MIB
+    """Of all requests in flight together."""
+    client_header: str | None = None
+    """The request header that names the client behind a user interface or a proxy."""
     drain_s: float = 30.0
     """How long running streams may go on after SIGTERM, or after a reload changed their model."""
     state_dir: Path | None = None
@@ -48,9 +52,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of each model's queue."""
+    """Bounds of each model's queue, and of what one client may have in all of them."""
 
     max_waiting: int = 256
+    max_waiting_tokens: int = 1_000_000
+    """Estimated, of prompts and answers."""
+    max_per_client: int | None = None
+    """Running and waiting, over all models; None sets no limit."""
     timeout_s: float = 600.0
 
 
@@ -86,6 +94,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Higher goes first."""
     max_wait_s: float | None = None
     """None: `turns.max_wait`."""
+    loading_text: bool = False
+    """Tell streamed chats that wait how far it is, as reasoning."""
     env: dict[str, str] = {}
     params: Params = Params()
     settings: Settings

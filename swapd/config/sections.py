@@ -5,6 +5,7 @@ Owns the file's names for the fields of `schema.Server`, `Memory`, `Queue` and `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,9 @@ MAX_BUDGET_BYTES = 64 * 2**40
 MIN_BUDGET_BYTES = 2**20
 """A smaller budget than this, other than 0, is a size that lost its unit."""
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
+"""RFC 9110, section 5.6.2."""
+
 
 def _listen(place: Place, _problems: Problems) -> tuple[str, ...]:
     places = items(place, most=16) if isinstance(place.node, Sequence) else [place]
@@ -52,6 +56,15 @@ def _listen(place: Place, _problems: Problems) -> tuple[str, ...]:
             raise Trouble(f"{shown(text)} is listed twice", each)
         found.append(text)
     return tuple(found)
+
+
+def _header(place: Place, _problems: Problems) -> str | None:
+    if isinstance(place.node, Scalar) and place.node.is_null:
+        return None
+    text = text_at(place, "the name of a request header, such as X-OpenWebUI-User-Id, or null")
+    if not _HEADER_NAME.fullmatch(text):
+        raise Trouble("is no name that a request header can have; write one such as X-OpenWebUI-User-Id")
+    return text
 
 
 def _budget(place: Place) -> Budget:
@@ -97,6 +110,8 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
     return {
         "listen": Key("listen", _listen),
         "max_body": Key("max_body_bytes", size(1024, GIB)),
+        "max_bodies": Key("max_bodies_bytes", size(2**20, 1024 * GIB)),
+        "client_header": Key("client_header", _header),
         "drain": Key("drain_s", time(0, DAY_S)),
         "state_dir": Key("state_dir", directory(base_dir)),
         "runtime_dir": Key("runtime_dir", directory(base_dir)),
@@ -109,6 +124,8 @@ MEMORY_KEYS: Mapping[str, Key] = {
 }
 QUEUE_KEYS: Mapping[str, Key] = {
     "max_waiting": Key("max_waiting", integer(1, 100_000)),
+    "max_waiting_tokens": Key("max_waiting_tokens", integer(1000, 1_000_000_000)),
+    "max_per_client": Key("max_per_client", integer(1, 100_000, word="unlimited")),
     "timeout": Key("timeout_s", time(1, DAY_S)),
 }
 TURNS_KEYS: Mapping[str, Key] = {

@@ -71,6 +71,14 @@ def expected_wait_s(ledger: Ledger, model: Model, position: int, now_s: float) -
     return rest_s + rounds * model.service_s
 
 
+def newcomers_wait_s(ledger: Ledger, model: Model, now_s: float) -> float | None:
+    """Seconds that a request would wait that came now and was the last in line; None where that is a guess."""
+    ready = (worker for worker in ledger.workers_of(model.id) if worker.state is WorkerState.READY)
+    if any(len(worker.running) < worker.spec.slots for worker in ready):
+        return 0.0
+    return expected_wait_s(ledger, model, len(model.waiting) + 1, now_s)
+
+
 def retry_after_s(ledger: Ledger, model: Model, now_s: float) -> float:
     """When a request that finds the queue full may come again: once what is before it is served, within bounds."""
     waiting = len(model.waiting)

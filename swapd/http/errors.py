@@ -23,6 +23,9 @@ from swapd.observe.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+QUEUE_TIME_HEADER = "X-Swapd-Queue-Time"
+POSITION_HEADER = "X-Swapd-Position"
+EXPECTED_WAIT_HEADER = "X-Swapd-Expected-Wait"
 _CLIENT_CLOSED = 499
 """nginx's code for a request whose client left; no response carries it."""
 
@@ -65,7 +68,20 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     """aiohttp's hook before a response starts: the request's id, and no guessing at content types."""
     if (record := request.get(RECORD)) is not None:
         response.headers[REQUEST_ID_HEADER] = record.request_id
+        response.headers.update(_queue_headers(record))
     response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _queue_headers(record: Record) -> dict[str, str]:
+    """How long it waited, or where it stands if its answer begins while it waits."""
+    if record.granted:
+        return {QUEUE_TIME_HEADER: f"{record.waited_s:.3f}"}
+    if record.place is None:
+        return {}
+    headers = {POSITION_HEADER: str(record.place.position)}
+    if record.place.expected_wait_s is not None:
+        headers[EXPECTED_WAIT_HEADER] = f"{record.place.expected_wait_s:.1f}"
+    return headers
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

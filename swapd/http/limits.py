@@ -1,12 +1,11 @@
-"""What a client may send: content type, body size, time, identity.
+"""What a client may send: content type, body size, time, a request id.
 
-Owns the bounds that hold before a request means anything. Must never parse a body, nor keep or log a key.
+Owns the bounds that hold before a request means anything. Must never parse a body.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import secrets
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from aiohttp import hdrs, web
 from swapd.errors import BadRequestError, BodyTimeoutError, BodyTooLargeError, QueueFullError
 
 BODY_DEADLINE_S = 60.0
-BODIES_HELD_MIN_BYTES = 256 * 1024 * 1024
-BODIES_HELD_PER_BODY = 8
+BODIES_RETRY_S = 5.0
+"""When to come again while the bodies in flight take all they may: a request's usual time is not known here."""
 
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """What the Fetch standard calls CORS-safelisted."""
@@ -33,9 +32,9 @@ class BodyBudget:
         self.held_bytes = 0
 
     @contextmanager
-    def hold(self, max_body_bytes: int) -> Iterator[BodyShare]:
-        """One request's share; given back at the end. `max_body_bytes` sets the bound of all together."""
-        share = BodyShare(self, max(BODIES_HELD_MIN_BYTES, BODIES_HELD_PER_BODY * max_body_bytes))
+    def hold(self, limit_bytes: int) -> Iterator[BodyShare]:
+        """One request's share of a bound on all together; given back at the end."""
+        share = BodyShare(self, limit_bytes)
         try:
             yield share
         finally:
@@ -50,14 +49,17 @@ class BodyShare:
         self._limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    def grow(self, size_bytes: int) -> None:
-        """Raises `QueueFullError` when all requests together would hold too much."""
-        if self._budget.held_bytes + size_bytes > self._limit_bytes:
+    def hold(self, size_bytes: int) -> None:
+        """Hold this much, unless more is held already. Raises `QueueFullError` if all together would be too much."""
+        missing_bytes = max(0, size_bytes - self.held_bytes)
+        if self._budget.held_bytes + missing_bytes > self._limit_bytes:
             raise QueueFullError(
-                f"the bodies of waiting requests already take {self._budget.held_bytes} bytes", retry_after_s=5.0
+                f"the bodies of requests in flight take {self._budget.held_bytes} of {self._limit_bytes} bytes "
+                "(server.max_bodies); try later",
+                retry_after_s=BODIES_RETRY_S,
             )
-        self._budget.held_bytes += size_bytes
-        self.held_bytes += size_bytes
+        self._budget.held_bytes += missing_bytes
+        self.held_bytes += missing_bytes
 
 
 def require_json(request: web.Request) -> None:
@@ -81,11 +83,13 @@ async def read_body(
 ) -> bytes:
     """The body, never more than `max_bytes` of it.
 
-    A declared length over the limit is refused before the client is told to go on, any other before the excess
-    is buffered. Raises `BodyTooLargeError`, `BodyTimeoutError`, `QueueFullError`, `BadRequestError`.
+    What a declared length shows to be too much, for itself or beside the bodies that are held, is refused before the
+    client is told to go on, any other before the excess is buffered. Raises `BodyTooLargeError`, `BodyTimeoutError`,
+    `QueueFullError`, `BadRequestError`.
     """
     if request.content_length is not None and request.content_length > max_bytes:
         raise _too_large(max_bytes)
+    share.hold(request.content_length or 0)
     await _continue_if_expected(request)
     parts = []
     try:
@@ -95,7 +99,7 @@ async def read_body(
                 size_bytes += len(part)
                 if size_bytes > max_bytes:
                     raise _too_large(max_bytes)
-                share.grow(len(part))
+                share.hold(size_bytes)
                 parts.append(part)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {deadline_s:g} s") from None
@@ -123,11 +127,3 @@ def choose_request_id(offered: str | None, active: set[str]) -> str:
     if offered is None or not _HARMLESS_ID.fullmatch(offered):
         return f"req-{secrets.token_hex(12)}"
     return offered if offered not in active else f"{offered}.{secrets.token_hex(4)}"
-
-
-def client_name(request: web.Request) -> str:
-    """Who shares fairly with whom: a bearer key's hash, else the peer's address."""
-    scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer" and key.strip():
-        return f"key-{hashlib.sha256(key.strip().encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-    return request.remote or "unix"

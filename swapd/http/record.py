@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from swapd.pool.lease import Place
+
 
 @dataclass(slots=True)
 class Record:
@@ -21,6 +23,9 @@ class Record:
     model_id: str = ""
     """Empty until the request has named a configured model."""
     waited_s: float = 0.0
+    granted: bool = False
+    place: Place | None = None
+    """Where it stood in the queue when that was last looked up."""
     first_token_s: float | None = None
     events: int = 0
     """Events with data that were forwarded."""

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from swapd.errors import SwapdError, WorkerLostError
+from swapd.errors import RequestCancelledError, SwapdError, WorkerLostError
 from swapd.http.flow import EventFlow
 from swapd.http.record import Record
 from swapd.http.sse import EventTooLargeError
@@ -31,6 +31,7 @@ from swapd.http.stream import (
     keeping_alive,
 )
 from swapd.http.upstream import Upstream, UpstreamError, post
+from swapd.http.waiting import News
 from swapd.observe.metrics import Metrics
 from swapd.pool.door import Door
 from swapd.pool.lease import Lease, Ticket
@@ -68,6 +69,8 @@ class Outgoing:
     path: str
     body: bytes
     stream: bool
+    loading_text: bool = False
+    """Of a streamed chat: tell it how far its model is while it waits, as reasoning."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -93,6 +96,14 @@ class Relay:
         self._door = door
         self._metrics = metrics
         self._bounds = bounds or Bounds()
+        self._open: dict[str, asyncio.Timeout] = {}
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request, waiting or running, as if its client had left, but tell it. False if there is none."""
+        scope = self._open.get(request_id)
+        if scope is not None and not scope.expired():
+            scope.reschedule(asyncio.get_running_loop().time())
+        return scope is not None
 
     async def answer(self, request: web.Request, record: Record, outgoing: Outgoing) -> web.StreamResponse:
         """Wait for a place, send the request, relay the answer.
@@ -102,7 +113,7 @@ class Relay:
         """
         exchange = _Exchange(self._metrics, self._bounds, request, record, outgoing)
         try:
-            return await self._with_comments(exchange)
+            return await self._until_cancelled(exchange)
         except _ToldError as told:
             return await exchange.give_up(told.status, told.envelope)
         except SwapdError as error:
@@ -117,10 +128,31 @@ class Relay:
             unexpected = SwapdError("the daemon failed to relay this answer; its log says why")
             return await exchange.give_up(unexpected.status, unexpected.envelope())
 
+    async def _until_cancelled(self, exchange: _Exchange) -> web.StreamResponse:
+        request_id = exchange.record.request_id
+        scope = self._open[request_id] = asyncio.timeout(None)
+        try:
+            async with scope:
+                return await self._with_comments(exchange)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise RequestCancelledError(f"request {request_id} was cancelled by somebody") from None
+        finally:
+            del self._open[request_id]
+
     async def _with_comments(self, exchange: _Exchange) -> web.StreamResponse:
-        if not exchange.outgoing.stream:
+        outgoing = exchange.outgoing
+        if not outgoing.stream:
             return await self._with_replay(exchange)
-        async with keeping_alive(exchange.client, self._bounds.comment_every_s) as comments:
+        news = News(
+            exchange.record,
+            outgoing.ticket.model_id,
+            self._door.place,
+            comment_every_s=self._bounds.comment_every_s,
+            loading_text=outgoing.loading_text,
+        )
+        async with keeping_alive(exchange.client, news.every_s, news) as comments:
             exchange.comments = comments
             return await self._with_replay(exchange)
 
@@ -129,6 +161,7 @@ class Relay:
             try:
                 async with self._door.lease(exchange.outgoing.ticket) as lease:
                     exchange.record.waited_s += lease.waited_s
+                    exchange.record.granted = True
                     return await exchange.run(lease)
             except _WorkerGoneError as gone:
                 if exchange.client.answered or attempt == ATTEMPTS:

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from swapd.api import admin, openai
 from swapd.config.schema import Config
-from swapd.errors import BadRequestError, QueueFullError, ShuttingDownError
+from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
 from swapd.http import limits
+from swapd.http.caller import identify
 from swapd.http.errors import add_headers, framing
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
@@ -47,7 +48,7 @@ def make_app(
     bounds = bounds or Bounds()
     api = _Api(door, config, Relay(door, metrics, bounds), metrics)
     views = _LiveViews(bounds)
-    control = _Admin(door, metrics, views)
+    control = _Admin(door, api.cancel, metrics, views)
     app = web.Application(middlewares=[framing(metrics, write_deadline_s=bounds.write_deadline_s)])
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(views.end)
@@ -64,6 +65,7 @@ def make_app(
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
+    app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
     app.router.add_post("/swapd/v1/devices/{name}/pause", control.pause)
     app.router.add_post("/swapd/v1/devices/{name}/resume", control.resume)
     return app
@@ -83,7 +85,8 @@ class _Api:
     def handler(self, endpoint: openai.Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             limits.require_json(request)
-            with self._bodies.hold(self._config().server.max_body_bytes) as share:
+            server = self._config().server
+            with self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes)) as share:
                 outgoing = await self._read(request, endpoint, share)
                 response = await self._relay.answer(request, request[RECORD], outgoing)
             record = request[RECORD]
@@ -95,8 +98,9 @@ class _Api:
 
     async def _read(self, request: web.Request, endpoint: openai.Endpoint, share: limits.BodyShare) -> Outgoing:
         """The client's request, checked, as a worker gets it."""
-        record = request[RECORD]
-        body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
+        record, server = request[RECORD], self._config().server
+        caller = identify(request, server.client_header)
+        body = await limits.read_body(request, share, max_bytes=server.max_body_bytes)
         large = len(body) >= OFF_LOOP_BYTES
         asked = await _maybe_off_loop(large, partial(openai.read, endpoint, body))
         model = self._door.resolve(asked.model_name)
@@ -104,13 +108,26 @@ class _Api:
         rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
         return Outgoing(
             ticket=Ticket(
-                record.request_id, model.id, limits.client_name(request), model.priority, asked.needs, asked.senses
+                record.request_id,
+                model.id,
+                caller.client,
+                caller.priority,
+                caller.weight,
+                rewritten.prompt_tokens,
+                rewritten.answer_limit,
+                asked.needs,
+                asked.senses,
             ),
             path=endpoint.value,
             body=rewritten.body,
             stream=rewritten.stream,
+            loading_text=model.loading_text and endpoint is openai.Endpoint.CHAT_COMPLETIONS,
             headers=request.headers,
         )
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request in flight; False if there is none of this id."""
+        return self._relay.cancel(request_id)
 
     async def list_models(self, _request: web.Request) -> web.Response:
         statuses = {status.id: status for status in self._door.status().models}
@@ -129,8 +146,9 @@ async def _maybe_off_loop(off_loop: bool, work: Callable[[], _T]) -> _T:
 class _Admin:
     """The daemon's own routes."""
 
-    def __init__(self, door: Door, metrics: Metrics, views: _LiveViews) -> None:
+    def __init__(self, door: Door, cancel: Callable[[str], bool], metrics: Metrics, views: _LiveViews) -> None:
         self._door = door
+        self._cancel = cancel
         self._metrics = metrics
         self._views = views
         metrics.watch(door.status)
@@ -163,6 +181,13 @@ class _Admin:
     async def resume(self, request: web.Request) -> web.Response:
         limits.refuse_form(request)
         return _document(await self._door.resume(request.match_info["name"]))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        limits.refuse_form(request)
+        request_id = request.match_info["id"]
+        if not self._cancel(request_id):
+            raise NotFoundError(f"no request {request_id[:64]!r} waits or runs; see in_flight of /swapd/v1/status")
+        return web.json_response({"id": request_id, "state": "cancelled"})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         return await self._views.show(request, self._door.happenings(), admin.event)

@@ -7,7 +7,7 @@ Must never write a part of an event, or anything after an error event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ _EVENT_STREAM_HEADERS = {
     # nginx would otherwise hold events back until its buffer is full.
     "X-Accel-Buffering": "no",
 }
-_COMMENT = b": waiting\n\n"
+STILL_HERE = b": still here\n\n"
 
 
 def client_gone() -> asyncio.CancelledError:
@@ -90,10 +90,10 @@ class ClientStream:
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
 
-    async def comment(self) -> None:
-        """Write a comment, which event stream readers ignore."""
+    async def aside(self, data: bytes) -> None:
+        """Write whole events that are no part of the answer, such as a comment, which event stream readers ignore."""
         await self.open()
-        await self._write(_COMMENT)
+        await self._write(data)
 
     async def fail(self, envelope: Mapping[str, Any]) -> web.StreamResponse:
         """End an event stream with an error event, and without `[DONE]`."""
@@ -131,9 +131,10 @@ class ClientStream:
 class Comments:
     """Keeps a stream alive while there is nothing to send."""
 
-    def __init__(self, stream: ClientStream, every_s: float) -> None:
+    def __init__(self, stream: ClientStream, every_s: float, say: Callable[[], bytes]) -> None:
         self._stream = stream
         self._every_s = every_s
+        self._say = say
         self._enough = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="comments")
 
@@ -144,7 +145,9 @@ class Comments:
                     await self._enough.wait()
                 return
             except TimeoutError:
-                await self._stream.comment()
+                said = self._say()
+                if said:
+                    await self._stream.aside(said)
 
     async def stop(self) -> None:
         """Returns once no comment is being written any more."""
@@ -160,9 +163,11 @@ class Comments:
 
 
 @asynccontextmanager
-async def keeping_alive(stream: ClientStream, every_s: float = COMMENT_EVERY_S) -> AsyncIterator[Comments]:
-    """Send a comment whenever `every_s` passes, the first of which commits the status, until stopped or left."""
-    comments = Comments(stream, every_s)
+async def keeping_alive(
+    stream: ClientStream, every_s: float = COMMENT_EVERY_S, say: Callable[[], bytes] = lambda: STILL_HERE
+) -> AsyncIterator[Comments]:
+    """Send what is to be said whenever `every_s` passes, until stopped or left. The first of it commits the status."""
+    comments = Comments(stream, every_s, say)
     try:
         yield comments
     finally:

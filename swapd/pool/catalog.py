@@ -195,6 +195,8 @@ def _spec(
         pin=model.pin,
         priority=model.priority,
         max_waiting=config.queue.max_waiting,
+        max_waiting_tokens=config.queue.max_waiting_tokens,
+        max_per_client=config.queue.max_per_client,
         queue_timeout_s=config.queue.timeout_s,
         max_wait_s=config.turns.max_wait_s if model.max_wait_s is None else model.max_wait_s,
         turn_s=config.turns.turn_s,

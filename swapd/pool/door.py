@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from swapd.config.schema import Model
-from swapd.pool.lease import Lease, Ticket
+from swapd.pool.lease import Lease, Place, Ticket
 from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, Status
 
 
@@ -26,6 +26,10 @@ class Door(Protocol):
         Entering raises a `SwapdError` when the request is refused; leaving gives the place back. A body that
         raises counts as a failed request, one that is cancelled as cancelled.
         """
+        ...
+
+    def place(self, request_id: str) -> Place | None:
+        """Where a request waits, about a second old at most; None if it does not wait."""
         ...
 
     def status(self) -> Status: ...

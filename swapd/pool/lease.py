@@ -24,12 +24,30 @@ class Ticket:
     model_id: str
     """An id of the configuration, aliases already resolved."""
     client: str
-    """Who shares fairly with whom: an API key's name, else an address."""
+    """Who shares fairly with whom."""
     priority: int = 0
+    weight: float = 1.0
+    """Of the client among others: one of weight 2 gets twice as much."""
+    prompt_tokens: int = 0
+    """Estimated."""
+    answer_limit: int | None = None
+    """Tokens that the answer has at most; None where the request does not say."""
     needs: Ability | None = None
     """What the model must be able to do; None for what every model can."""
     senses: tuple[tuple[Sense, str], ...] = ()
     """What the request's media ask for, each with the field of the first that does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiting request stands."""
+
+    position: int
+    """1 is the next to be granted."""
+    state: str
+    """What it waits for: `queued`, `loading`, `loading, 40 %`, or a longer sentence that begins with `waits for`."""
+    expected_wait_s: float | None
+    """Until it is granted; None where that would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)

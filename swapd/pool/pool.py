@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,15 @@ from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
 from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
+from swapd.pool.asks import Asks
 from swapd.pool.entries import Entries
 from swapd.pool.inbox import Inbox, Job, closed
 from swapd.pool.journal import Journal
 from swapd.pool.learned import Store
-from swapd.pool.lease import Lease, Ticket
+from swapd.pool.lease import Lease, Place, Ticket
 from swapd.pool.listener import Listener
 from swapd.pool.metering import Metering
+from swapd.pool.places import Places
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts, snapshot
@@ -82,8 +84,9 @@ class Pool:
         self._outputs: dict[str, Ring[str]] = {}
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
         self._grants: dict[str, asyncio.Future[Lease]] = {}
-        self._answers: dict[str, asyncio.Future[None]] = {}
         self._journal = Journal(self._loop.time, time.time)
+        self._asks = Asks(self._inbox)
+        self._places = Places(self._ledger, self._load_progress)
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -106,10 +109,10 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
         self._inbox.close()
-        waiting: list[asyncio.Future[Any]] = [*self._grants.values(), *self._answers.values()]
-        for one in waiting:
-            if not one.done():
-                one.set_exception(closed())
+        self._asks.close()
+        for grant in self._grants.values():
+            if not grant.done():
+                grant.set_exception(closed())
 
     def post(self, event: ev.Event) -> None:
         """Put an event into the inbox. Never waits: who posts is bounded by requests, workers and timers."""
@@ -143,7 +146,7 @@ class Pool:
                 if grant is not None and not grant.done():
                     grant.set_exception(error_for(refusal))
             case ef.Answer(ask_id, refusal):
-                self._answer(ask_id, refusal)
+                self._asks.answer(ask_id, refusal)
             case ef.Launch():
                 self._launch(effect)
             case ef.Stop(worker_id, grace_s):
@@ -222,7 +225,7 @@ class Pool:
         model_id = ticket.model_id
         self._listener.tokens_served(model_id, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
-        self.post(ev.TokensServed(model_id, ticket.client, tokens))
+        self.post(ev.TokensServed(model_id, ticket.client, tokens, usage.request_id, usage.completion_tokens))
 
     # -- requests ----------------------------------------------------------------------------------------------
 
@@ -239,7 +242,17 @@ class Pool:
         self._grants[request_id] = grant
         self._journal.arrived(request_id, ticket)
         outcome: Outcome = "failed"
-        self.post(ev.RequestArrived(request_id, ticket.model_id, ticket.client, ticket.priority))
+        self.post(
+            ev.RequestArrived(
+                request_id,
+                ticket.model_id,
+                ticket.client,
+                ticket.priority,
+                ticket.prompt_tokens,
+                ticket.answer_limit,
+                ticket.weight,
+            )
+        )
         try:
             lease = await grant
             self._listener.queue_left(ticket.model_id, lease.waited_s)
@@ -285,6 +298,13 @@ class Pool:
         )
         grant.set_result(lease)
 
+    def place(self, request_id: str) -> Place | None:
+        return self._places.of(request_id, self._loop.time())
+
+    def _load_progress(self, worker_id: int) -> float | None:
+        worker = self._workers.get(worker_id)
+        return worker.load_progress if worker is not None else None
+
     # -- people ------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> Model:
@@ -302,44 +322,23 @@ class Pool:
 
     async def load(self, model_id: str) -> ModelStatus:
         await self._refresh_before_load(model_id)
-        await self._ask(lambda ask_id: ev.LoadAsked(ask_id, model_id))
+        await self._asks.ask(lambda ask_id: ev.LoadAsked(ask_id, model_id))
         return self._model_status(model_id)
 
     async def unload(self, model_id: str) -> ModelStatus:
-        await self._ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
+        await self._asks.ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
         return self._model_status(model_id)
 
     async def pause(self, device: str) -> DeviceStatus:
         if device in {one.name for one in self._machine.devices}:
             self._store.keep_paused(device, paused=True)
-        await self._ask(lambda ask_id: ev.PauseAsked(ask_id, device))
+        await self._asks.ask(lambda ask_id: ev.PauseAsked(ask_id, device))
         return self._device_status(device)
 
     async def resume(self, device: str) -> DeviceStatus:
         self._store.keep_paused(device, paused=False)
-        await self._ask(lambda ask_id: ev.ResumeAsked(ask_id, device))
+        await self._asks.ask(lambda ask_id: ev.ResumeAsked(ask_id, device))
         return self._device_status(device)
-
-    async def _ask(self, event: Callable[[str], ev.Event]) -> None:
-        if self._inbox.closed:
-            raise closed()
-        self._sequence += 1
-        ask_id = f"ask-{self._sequence}"
-        self._answers[ask_id] = self._loop.create_future()
-        try:
-            self.post(event(ask_id))
-            await self._answers[ask_id]
-        finally:
-            del self._answers[ask_id]
-
-    def _answer(self, ask_id: str, refusal: ef.Refusal | None) -> None:
-        answer = self._answers.get(ask_id)
-        if answer is None or answer.done():
-            return
-        if refusal is None:
-            answer.set_result(None)
-        else:
-            answer.set_exception(error_for(refusal))
 
     def logs(self, model_id: str) -> Sequence[str]:
         output = self._outputs.get(model_id)

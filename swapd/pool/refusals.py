@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swapd.core.effects import Refusal, RefusalKind
 from swapd.errors import (
+    ClientLimitError,
     InvalidModelFileError,
     LoadFailedError,
     LoadTimeoutError,
@@ -22,6 +23,7 @@ ERRORS: dict[RefusalKind, type[SwapdError]] = {
     RefusalKind.INVALID_MODEL: InvalidModelFileError,
     RefusalKind.DOES_NOT_FIT: ModelDoesNotFitError,
     RefusalKind.QUEUE_FULL: QueueFullError,
+    RefusalKind.CLIENT_LIMIT: ClientLimitError,
     RefusalKind.QUEUE_TIMEOUT: QueueTimeoutError,
     RefusalKind.LOAD_FAILED: LoadFailedError,
     RefusalKind.LOAD_TIMEOUT: LoadTimeoutError,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
+from swapd.core.admission import expected_wait_s, newcomers_wait_s
+from swapd.core.fairness import in_order
 from swapd.core.layout import Layout, parts
 from swapd.core.ledger import Device as LedgerDevice
 from swapd.core.ledger import Ledger, Model, Worker
@@ -22,9 +25,13 @@ from swapd.pool.status import (
     FootprintStatus,
     ModelStatus,
     RequestCounts,
+    RequestStatus,
     Status,
     WorkerStatus,
 )
+
+MAX_IN_FLIGHT = 100
+"""Waiting requests that are listed one by one, and running ones."""
 
 #: The state that a model is said to be in is that of the worker which comes last here.
 _ADVANCE = {
@@ -100,8 +107,37 @@ def snapshot(
             failed=counters.failed,
             cancelled=counters.cancelled,
         ),
+        in_flight=(*islice(_waiting(ledger, now_s), MAX_IN_FLIGHT), *islice(_running(ledger, now_s), MAX_IN_FLIGHT)),
         version=version,
     )
+
+
+def _waiting(ledger: Ledger, now_s: float) -> Iterator[RequestStatus]:
+    for model in ledger.models.values():
+        for position, request in enumerate(in_order(model), start=1):
+            yield RequestStatus(
+                id=request.id,
+                model=model.id,
+                client=request.client,
+                priority=request.priority,
+                state="waiting",
+                waited_s=now_s - request.arrived_at_s,
+                position=position,
+                expected_wait_s=expected_wait_s(ledger, model, position, now_s),
+            )
+
+
+def _running(ledger: Ledger, now_s: float) -> Iterator[RequestStatus]:
+    for request in ledger.running.values():
+        yield RequestStatus(
+            id=request.id,
+            model=request.model_id,
+            client=request.client,
+            priority=request.priority,
+            state="running",
+            waited_s=request.granted_at_s - request.arrived_at_s,
+            running_s=now_s - request.granted_at_s,
+        )
 
 
 def _free_bytes(device: LedgerDevice, found: Device | None) -> int:
@@ -144,6 +180,7 @@ def model_status(
         error=refusal.message if refusal is not None else model.last_error,
         waits=why_waiting(ledger, model, now_s),
         retry_in_s=refusal.retry_after_s if refusal is not None else None,
+        expected_wait_s=newcomers_wait_s(ledger, model, now_s),
         workers=tuple(_worker_status(ledger, worker, facts.get(worker.id)) for worker in workers),
     )
 

@@ -90,6 +90,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What keeps it from a worker that it wants, as 'waits for …'; None when it has one or wants none."""
     retry_in_s: float | None = None
     """Seconds until a failing load is tried again."""
+    expected_wait_s: float | None = None
+    """How long a request of a new client would wait if it came now and were the last; None where that is a guess."""
     workers: tuple[WorkerStatus, ...] = ()
 
 
@@ -110,11 +112,31 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
 
 
+class RequestStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One request in flight."""
+
+    id: str
+    model: str
+    client: str
+    priority: int
+    state: Literal["waiting", "running"]
+    waited_s: float
+    """In the queue, until now or until it was granted."""
+    position: int | None = None
+    """Of a waiting one in its model's queue: 1 is the next."""
+    expected_wait_s: float | None = None
+    """Of a waiting one, from now on; None where that is a guess."""
+    running_s: float | None = None
+    """Of a running one."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceStatus, ...]
     models: tuple[ModelStatus, ...]
     config: ConfigStatus
     requests: RequestCounts
+    in_flight: tuple[RequestStatus, ...] = ()
+    """At most so many waiting and so many running ones; `requests` has the numbers of all."""
     version: str
 
 

@@ -110,7 +110,7 @@ class _Replay(Shell):
         self.tally.served += 1
         self.tally.tokens += job.tokens
         if job.tokens:
-            self.post(ev.TokensServed(job.model_id, job.client, job.tokens))
+            self.post(ev.TokensServed(job.model_id, job.client, job.tokens, job.id))
         self.post(ev.RequestFinished(job.id, ok=True))
 
     # -- workers -------------------------------------------------------------------------------------------------

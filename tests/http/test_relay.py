@@ -284,11 +284,11 @@ async def test_a_waiting_stream_gets_comments_and_then_its_answer(tmp_path: Path
     async with worker(tmp_path / "w", script), house(door, bounds=bounds) as home:
         async with home.http.post(CHAT, json=chat_body(stream=True)) as response:
             assert response.status == 200
-            assert await response.content.readuntil(b"\n\n") == b": waiting\n\n"
+            assert await response.content.readuntil(b"\n\n") == b": waiting for org/tiny\n\n"
             assert door.gate is not None
             door.gate.set()
             rest = await response.read()
-        assert re.fullmatch(rb"(: waiting\n\n)*" + re.escape(STREAM), rest)
+        assert re.fullmatch(rb"(: (waiting for|running on) org/tiny\n\n)*" + re.escape(STREAM), rest)
 
 
 async def test_a_refusal_after_the_first_comment_is_an_error_event(tmp_path: Path) -> None:

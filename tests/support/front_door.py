@@ -17,7 +17,7 @@ from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
-from swapd.pool.lease import Lease, Ticket
+from swapd.pool.lease import Lease, Place, Ticket
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -50,6 +50,7 @@ class ScriptedDoor:
     known: list[Model] = field(default_factory=lambda: [model(aliases=("small",))])
     refusal: SwapdError | None = None
     gate: asyncio.Event | None = None
+    standing: Place | None = None
     is_ready: bool = True
     lost_why: str | None = None
     tickets: list[Ticket] = field(default_factory=list)
@@ -92,6 +93,9 @@ class ScriptedDoor:
         finally:
             self.outcomes.append(outcome)
             self.changed.set()
+
+    def place(self, request_id: str) -> Place | None:
+        return self.standing
 
     def status(self) -> Status:
         return Status(
@@ -257,10 +261,11 @@ class House:
 
 @asynccontextmanager
 async def house(
-    door: ScriptedDoor, *, bounds: Bounds | None = None, max_body_bytes: int = 1 << 25
+    door: ScriptedDoor, *, bounds: Bounds | None = None, max_body_bytes: int = 1 << 25, **server: object
 ) -> AsyncIterator[House]:
     """Serve the door on a free port of the loopback interface."""
-    config = Config(server=Server(max_body_bytes=max_body_bytes), models={known.id: known for known in door.known})
+    settings = Server(max_body_bytes=max_body_bytes, **server)  # type: ignore[arg-type]
+    config = Config(server=settings, models={known.id: known for known in door.known})
     metrics = Metrics()
     app = make_app(door, lambda: config, metrics, bounds or Bounds(why_lost_s=0.05))
     async with (
