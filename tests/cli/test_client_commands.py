@@ -118,6 +118,23 @@ def test_ps_says_who_else_is_on_a_device_and_what_a_model_waits_for(daemon: Scri
     assert "tiny: waits for CUDA0, handed over to others until it is resumed" in out
 
 
+def test_ps_lists_the_requests_that_wait(daemon: Script, capsys: Captured) -> None:
+    waiting = {"id": "r7", "model": "tiny", "client": "user-ann", "priority": 0, "waited_s": 3.0}
+    running = {**waiting, "id": "r1", "state": "running", "running_s": 1.0}
+    waiting |= {"state": "waiting", "position": 2, "expected_wait_s": 4.5}
+    daemon.answer("GET /swapd/v1/status", status_document(in_flight=[waiting, running]))
+    assert main(["ps", "--url", daemon.url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("r")]
+    assert row == ["r7", "tiny", "user-ann", "2", "3.0", "s", "4.5", "s"]
+
+
+def test_cancel_ends_one_request(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/requests/r%2F7/cancel", {"id": "r/7", "state": "cancelled"})
+    assert main(["cancel", "r/7", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "r/7 is cancelled\n"
+
+
 def test_a_refusal_is_the_daemons_own_sentence(daemon: Script, capsys: Captured) -> None:
     daemon.refuse("POST /swapd/v1/models/tinny/load", 404, "there is no model 'tinny'; did you mean 'tiny'?")
     assert main(["load", "tinny", "--url", daemon.url]) == 1

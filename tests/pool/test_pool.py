@@ -91,7 +91,7 @@ async def test_a_request_with_media_that_the_model_does_not_take_loads_nothing(t
 
 async def test_a_thousand_cold_requests_cause_one_load(tmp_path: Path) -> None:
     model = scripted(tmp_path, "a", load_s=0.3, n_parallel=100)
-    async with running_pool(tmp_path, config(model, max_waiting=1000)) as (pool, counts):
+    async with running_pool(tmp_path, config(model, max_waiting=2000)) as (pool, counts):
         answers = await asyncio.gather(*(one_request(pool, "a", request_id=f"r{n}") for n in range(1000)))
         assert len({json.loads(answer)["pid"] for answer in answers}) == 1
         assert counts.loads == [("a", "ready")]

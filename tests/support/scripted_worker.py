@@ -88,7 +88,8 @@ class Script:
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
                 "pid": os.getpid(),
             }
-            writer.write(head + json.dumps(document).encode())
+            whole = json.dumps(document).encode()
+            writer.write(head[:-2] + f"Content-Length: {len(whole)}\r\n\r\n".encode() + whole)
         await writer.drain()
 
 
