@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import structlog
 from aiohttp import web
+from msgspec import structs
 
 from swapd.api import admin, openai
 from swapd.config.schema import Config
@@ -113,10 +114,10 @@ class _Api:
                 caller.client,
                 caller.priority,
                 caller.weight,
-                rewritten.prompt_tokens,
-                rewritten.answer_limit,
-                asked.needs,
-                asked.senses,
+                prompt_tokens=rewritten.prompt_tokens,
+                answer_limit=rewritten.answer_limit,
+                needs=asked.needs,
+                senses=asked.senses,
             ),
             path=endpoint.value,
             body=rewritten.body,
@@ -162,7 +163,7 @@ class _Admin:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
-        return _document(self._door.status())
+        return _document(structs.replace(self._door.status(), in_flight=self._door.in_flight()))
 
     async def load(self, request: web.Request) -> web.Response:
         model_id = self._model_of(request)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from swapd.config.schema import Model
 from swapd.pool.lease import Lease, Place, Ticket
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, RequestStatus, Status
 
 
 class Door(Protocol):
@@ -32,7 +32,13 @@ class Door(Protocol):
         """Where a request waits, about a second old at most; None if it does not wait."""
         ...
 
-    def status(self) -> Status: ...
+    def in_flight(self) -> Sequence[RequestStatus]:
+        """Requests one by one, within a bound; for a long queue this takes longer than `status`."""
+        ...
+
+    def status(self) -> Status:
+        """Everything but `in_flight`."""
+        ...
 
     def ready(self) -> bool:
         """Whether the daemon can serve: it is up and not shutting down."""

@@ -37,8 +37,17 @@ from swapd.pool.metering import Metering
 from swapd.pool.places import Places
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
-from swapd.pool.snapshot import WorkerFacts, snapshot
-from swapd.pool.status import ConfigStatus, DeviceStatus, Happening, ModelStatus, Outcome, RequestEnded, Status
+from swapd.pool.snapshot import WorkerFacts, in_flight, snapshot
+from swapd.pool.status import (
+    ConfigStatus,
+    DeviceStatus,
+    Happening,
+    ModelStatus,
+    Outcome,
+    RequestEnded,
+    RequestStatus,
+    Status,
+)
 from swapd.pool.worker import WorkerProcess
 
 log = structlog.get_logger()
@@ -300,6 +309,9 @@ class Pool:
 
     def place(self, request_id: str) -> Place | None:
         return self._places.of(request_id, self._loop.time())
+
+    def in_flight(self) -> Sequence[RequestStatus]:
+        return in_flight(self._ledger, self._loop.time())
 
     def _load_progress(self, worker_id: int) -> float | None:
         worker = self._workers.get(worker_id)

@@ -107,9 +107,13 @@ def snapshot(
             failed=counters.failed,
             cancelled=counters.cancelled,
         ),
-        in_flight=(*islice(_waiting(ledger, now_s), MAX_IN_FLIGHT), *islice(_running(ledger, now_s), MAX_IN_FLIGHT)),
         version=version,
     )
+
+
+def in_flight(ledger: Ledger, now_s: float) -> tuple[RequestStatus, ...]:
+    """Requests one by one, `MAX_IN_FLIGHT` of each kind at most. Of a waiting queue, the first to be granted."""
+    return (*islice(_waiting(ledger, now_s), MAX_IN_FLIGHT), *islice(_running(ledger, now_s), MAX_IN_FLIGHT))
 
 
 def _waiting(ledger: Ledger, now_s: float) -> Iterator[RequestStatus]:

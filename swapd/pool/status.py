@@ -5,6 +5,7 @@ Owns names that clients depend on: fields may be added, never renamed. Sizes are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -135,7 +136,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelStatus, ...]
     config: ConfigStatus
     requests: RequestCounts
-    in_flight: tuple[RequestStatus, ...] = ()
+    in_flight: Sequence[RequestStatus] = ()
     """At most so many waiting and so many running ones; `requests` has the numbers of all."""
     version: str
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.front_door import CHAT, DONE, Call, ScriptedDoor, chat_body, house, model, worker
 
@@ -13,6 +14,7 @@ from swapd.http.record import Record
 from swapd.http.relay import Bounds
 from swapd.http.waiting import News
 from swapd.pool.lease import Place
+from swapd.pool.status import RequestStatus
 
 QUEUED = Place(3, "queued", 12.4)
 LOADING = Place(1, "loading, 40 %", None)
@@ -135,6 +137,14 @@ async def test_the_ticket_has_the_client_the_lowered_priority_and_the_size(tmp_p
         async with home.http.post(CHAT, json=chat_body(), headers={"X-Swapd-Priority": "urgent"}) as response:
             assert response.status == 400
             assert (await response.json())["error"]["param"] == "X-Swapd-Priority"
+
+
+async def test_the_status_lists_requests_one_by_one() -> None:
+    one = RequestStatus(id="r", model="m", client="c", priority=-1, state="waiting", waited_s=1.5, position=1)
+    async with house(ScriptedDoor(listed=(one,))) as home:
+        async with home.http.get("/swapd/v1/status") as answer:
+            (listed,) = (await answer.json())["in_flight"]
+    assert listed == {**msgspec.to_builtins(one), "expected_wait_s": None, "running_s": None}
 
 
 # -- cancels ---------------------------------------------------------------------------------------------------

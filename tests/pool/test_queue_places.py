@@ -17,6 +17,7 @@ from swapd.core.ledger import Ledger
 from swapd.pool import places
 from swapd.pool.places import Places
 from swapd.pool.pool import Pool
+from swapd.pool.snapshot import MAX_IN_FLIGHT, in_flight
 
 
 @asynccontextmanager
@@ -45,15 +46,15 @@ async def test_positions_are_those_of_the_grants_to_come(tmp_path: Path) -> None
             assert [place.state for place in found if place is not None] == ["queued"] * 3
             assert pool.place("holder") is None
             assert pool.place("nobody") is None
-            waiting = [one for one in pool.status().in_flight if one.state == "waiting"]
+            waiting = [one for one in pool.in_flight() if one.state == "waiting"]
             assert [(one.id, one.client, one.position) for one in waiting] == [
                 ("m1", "modest", 1),
                 ("h1", "hog", 2),
                 ("h2", "hog", 3),
             ]
-            (running,) = [one for one in pool.status().in_flight if one.state == "running"]
+            (running,) = [one for one in pool.in_flight() if one.state == "running"]
             assert (running.id, running.model, running.position) == ("holder", "a", None)
-        assert pool.status().in_flight == ()
+        assert pool.in_flight() == ()
 
 
 async def test_an_expected_wait_is_told_once_a_request_was_served(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ async def test_an_expected_wait_is_told_once_a_request_was_served(tmp_path: Path
             assert place.expected_wait_s is None
         assert pool.status().models[0].expected_wait_s == 0.0
         async with queued(pool, ("1", "bob"), ("2", "bob")):
-            waits = [one.expected_wait_s for one in pool.status().in_flight if one.state == "waiting"]
+            waits = [one.expected_wait_s for one in pool.in_flight() if one.state == "waiting"]
             assert waits[0] is not None
             assert waits[1] == pytest.approx(2 * waits[0])
             assert pool.status().models[0].expected_wait_s == pytest.approx(3 * waits[0])
@@ -127,3 +128,19 @@ def test_an_order_is_worked_out_once_a_second_for_all_who_ask(monkeypatch: pytes
 
 def test_a_ledger_without_requests_has_no_places() -> None:
     assert Places(Ledger(), lambda _: None).of("1", 0.0) is None
+
+
+def test_of_many_requests_only_the_first_are_listed() -> None:
+    stepper = Stepper([ram(1000)], model("a", 100, slots=1, max_waiting=1000))
+    stepper.serve("running", "a", "hog")
+    for number in range(2 * MAX_IN_FLIGHT):
+        stepper.arrive(f"r{number}", "a", "hog")
+    stepper.arrive("next", "a", "modest")
+    listed = in_flight(stepper.ledger, 3.0)
+    assert len(listed) == MAX_IN_FLIGHT + 1
+    assert [(one.id, one.state, one.position) for one in (listed[0], listed[1], listed[-1])] == [
+        ("next", "waiting", 1),
+        ("r0", "waiting", 2),
+        ("running", "running", None),
+    ]
+    assert listed[0].waited_s == 3.0

@@ -26,6 +26,7 @@ from swapd.pool.status import (
     ModelStatus,
     RequestCounts,
     RequestEnded,
+    RequestStatus,
     Status,
     WorkerStatus,
 )
@@ -51,6 +52,7 @@ class ScriptedDoor:
     refusal: SwapdError | None = None
     gate: asyncio.Event | None = None
     standing: Place | None = None
+    listed: Sequence[RequestStatus] = ()
     is_ready: bool = True
     lost_why: str | None = None
     tickets: list[Ticket] = field(default_factory=list)
@@ -96,6 +98,9 @@ class ScriptedDoor:
 
     def place(self, request_id: str) -> Place | None:
         return self.standing
+
+    def in_flight(self) -> Sequence[RequestStatus]:
+        return self.listed
 
     def status(self) -> Status:
         return Status(
