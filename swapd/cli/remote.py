@@ -78,7 +78,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """End one request."""
-    _ask(arguments, lambda client: client.cancel(arguments.request))
+    ask(arguments, lambda client: client.cancel(arguments.request))
     print_line(f"{arguments.request} is cancelled")
     return 0
 
