@@ -220,6 +220,8 @@ class Backend(Protocol):
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
     has_portable_mode: ClassVar[bool]
+    spare_bytes: ClassVar[int]
+    """RAM of a process that `spare` describes; 0 means that there are none."""
 
     def inspect(self, settings: Any) -> Inspection:
         """Read what the settings point at. Blocking file reads only. Raises `InvalidModelError`."""
@@ -231,6 +233,20 @@ class Backend(Protocol):
 
     def launch(self, settings: Any, order: LaunchOrder) -> LaunchSpec:
         """Describe the worker process. Pure but for reading the daemon's own environment."""
+        ...
+
+    def spare(self, control_fd: int) -> LaunchSpec:
+        """A worker without a model, started ahead of the load that it is for. It opens no device.
+
+        It reads one line from its standard input, the JSON array of the argument list that `launch` gives for this
+        `control_fd`, and then is that worker; at end of file without one it ends. No order but those without `env`
+        comes to it. Only asked of backends with `spare_bytes`.
+        """
+        ...
+
+    def engine_version(self) -> str:
+        """Names the engine as it is installed now: a spare that was started with another one is stale. Looks at files
+        only. Only asked of backends with `spare_bytes`."""
         ...
 
     def probe(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> LaunchSpec | None:

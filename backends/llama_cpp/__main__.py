@@ -20,6 +20,7 @@ import msgspec
 from backends.base import Offload, decode_path
 from backends.control import Failed, FailureKind
 from backends.llama_cpp import lifeline
+from backends.llama_cpp.program import PROGRAM, SPARE_FLAG
 from backends.llama_cpp.reports import Reporter
 from backends.llama_cpp.settings import LlamaCppSettings
 
@@ -62,9 +63,15 @@ def parse(argv: Sequence[str]) -> Order:
 def main(argv: Sequence[str]) -> int:
     """Run the worker; the result is its exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    order = parse(argv)
-    control = socket.socket(fileno=order.control_fd)
-    lifeline.attach(control)
+    if argv[:1] == [SPARE_FLAG]:
+        control = _attached(int(argv[1]))
+        told = _wait_for_order()
+        if told is None:
+            return 0
+        order = parse(told)
+    else:
+        order = parse(argv)
+        control = _attached(order.control_fd)
     reporter = Reporter(control)
     # A debugger that ggml attaches for a backtrace would hold up the end of a process that is to end.
     os.environ["GGML_NO_BACKTRACE"] = "1"
@@ -73,6 +80,23 @@ def main(argv: Sequence[str]) -> int:
         reporter.send(failure)
     reporter.drain(LAST_WORDS_S)
     return EXIT_LOAD_FAILED if failure else 0
+
+
+def _attached(control_fd: int) -> socket.socket:
+    control = socket.socket(fileno=control_fd)
+    lifeline.attach(control)
+    return control
+
+
+def _wait_for_order() -> Sequence[str] | None:
+    """Import what every worker needs, then wait to be told which one to be. None if nobody wants one."""
+    from backends.llama_cpp import worker  # noqa: F401
+
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return None
+    argv = msgspec.json.decode(line, type=list[str])
+    return argv[len(PROGRAM) :]
 
 
 def _run(order: Order, reporter: Reporter) -> Failed | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
 from backends.llama_cpp import probing
 from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.llama_cpp.engine.types import Task
+from backends.llama_cpp.program import PROGRAM, SPARE_FLAG
 from backends.llama_cpp.settings import LlamaCppSettings
 from backends.lora import check_adapter, with_adapters
 from backends.mmproj import Projector, read_projector, with_projector
@@ -46,6 +46,9 @@ _POOLING_RANK = 4
 _CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
 _SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _HEADERS = HeaderCache()
+
+SPARE_BYTES = 48 * 1024 * 1024
+"""RAM of a worker that waits for its model."""
 
 _PASSED_ENV = frozenset(("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"))
 _PASSED_ENV_PREFIXES = (
@@ -61,6 +64,7 @@ class LlamaCppBackend:
     name: ClassVar[str] = "llama_cpp"
     settings_type: ClassVar[type[Settings]] = LlamaCppSettings
     has_portable_mode: ClassVar[bool] = True
+    spare_bytes: ClassVar[int] = SPARE_BYTES
 
     def inspect(self, settings: LlamaCppSettings) -> Inspection:
         """Read the header and judge it. Blocks on file reads only. Raises `InvalidModelError`."""
@@ -116,9 +120,7 @@ class LlamaCppBackend:
     def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
         """The worker program with its settings on the command line."""
         argv = [
-            sys.executable,
-            "-P",  # no import from the working directory
-            *("-m", "backends.llama_cpp"),
+            *PROGRAM,
             *("--socket", str(order.socket_path)),
             *("--control-fd", str(order.control_fd)),
             f"--model-id={order.model_id}",  # in one word: a name may begin with a dash
@@ -128,6 +130,14 @@ class LlamaCppBackend:
         if order.portable:
             argv.append("--portable")
         return LaunchSpec(tuple(argv), worker_environment(os.environ, order.env))
+
+    def spare(self, control_fd: int) -> LaunchSpec:
+        """The worker program, which imports its libraries and waits."""
+        return LaunchSpec((*PROGRAM, SPARE_FLAG, str(control_fd)), worker_environment(os.environ, {}))
+
+    def engine_version(self) -> str:
+        """The bindings' version, and when their libraries were installed."""
+        return probing.bindings_version() + probing.bindings_installed()
 
     def probe(self, settings: LlamaCppSettings, offload: Offload, env: Mapping[str, str]) -> LaunchSpec:
         """The process that prints what llama.cpp itself says, adapters added by the formulas."""

@@ -67,7 +67,7 @@ def _process(arguments: tuple[str, ...], env: Mapping[str, str]) -> LaunchSpec:
 
 def probe_key(probe: LaunchSpec, files: tuple[Path, ...]) -> str | None:
     """Names the result: what was asked, of which files, of which bindings. None while a file is missing."""
-    said: list[object] = [probe.argv, sorted(probe.env.items()), _bindings_version()]
+    said: list[object] = [probe.argv, sorted(probe.env.items()), bindings_version()]
     for path in files:
         try:
             status = path.stat()
@@ -77,10 +77,19 @@ def probe_key(probe: LaunchSpec, files: tuple[Path, ...]) -> str | None:
     return hashlib.sha256(repr(said).encode()).hexdigest()[:32]
 
 
-def _bindings_version() -> str:
+def bindings_version() -> str:
+    """As the package's metadata have it."""
     try:
         return metadata.version(BINDINGS)
     except metadata.PackageNotFoundError:
+        return "none"
+
+
+def bindings_installed() -> str:
+    """Changes when the bindings' libraries are installed anew, perhaps in the same version."""
+    try:
+        return str(Path(str(metadata.distribution(BINDINGS).locate_file("llama_cpp/lib"))).stat().st_mtime_ns)
+    except (metadata.PackageNotFoundError, OSError):
         return "none"
 
 

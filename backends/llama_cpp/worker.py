@@ -62,6 +62,8 @@ def run(
     """Load the model and serve it until SIGTERM. Returns why it could not be loaded, or None after serving."""
     threading.stack_size(THREAD_STACK_BYTES)
     on_progress = LoadProgress(reporter.send, time.monotonic)
+    # The libraries are in; from here on it is the file that takes time.
+    on_progress(0.0)
     try:
         model = Model.load(settings, offload, portable=portable, on_progress=on_progress)
         projector = Projector.load(model, settings, offload)

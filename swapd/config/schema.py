@@ -27,6 +27,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The request header that names the client behind a user interface or a proxy."""
     drain_s: float = 30.0
     """How long running streams may go on after SIGTERM, or after a reload changed their model."""
+    warm_spare: bool = True
+    """Whether a worker process without a model is kept ready for the next load, of backends that can."""
     state_dir: Path | None = None
     """None: $STATE_DIRECTORY, else $XDG_STATE_HOME/swapd, else ~/.local/state/swapd."""
     runtime_dir: Path | None = None

@@ -23,6 +23,7 @@ from swapd.config.readers import (
     items,
     note,
     printable_name,
+    read_bool,
     read_keys,
     scalar,
     size,
@@ -113,6 +114,7 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
         "max_bodies": Key("max_bodies_bytes", size(2**20, 1024 * GIB)),
         "client_header": Key("client_header", _header),
         "drain": Key("drain_s", time(0, DAY_S)),
+        "warm_spare": Key("warm_spare", read_bool),
         "state_dir": Key("state_dir", directory(base_dir)),
         "runtime_dir": Key("runtime_dir", directory(base_dir)),
     }

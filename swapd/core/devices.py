@@ -24,7 +24,7 @@ from swapd.core.ledger import (
     Worker,
 )
 from swapd.core.room import looks_at, wants_worker
-from swapd.core.spec import DeviceSpec, shared_memories
+from swapd.core.spec import RAM, DeviceSpec, shared_memories
 
 SETTLE_S = 10.0
 """How long a GPU may take to show a dead process's memory as free before it is taken as free."""
@@ -73,6 +73,7 @@ def _unexplained_bytes(ledger: Ledger, device: Device, event: MemorySampled) -> 
     if any(worker.state in LOADING_STATES for worker in unnamed) and not (tells and held):
         return None
     ours = sum(_held_bytes(ledger, worker, name, held if tells else None) for worker in on_it)
+    ours += ledger.spare_bytes if name == RAM else 0
     return device.spec.total_bytes - event.free_bytes - ours
 
 

@@ -64,6 +64,38 @@ class Launch:
     model_id: str
     placement: Placement
     portable: bool
+    from_spare: bool = False
+    """The spare of the model's kind becomes the worker; if it has just died, a new process is started all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSpare:
+    """Start a process without a model, which the next load takes."""
+
+    kind: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopSpare:
+    """End the spare of this kind, without a SpareExited."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAhead:
+    """Read a model's files into the page cache: it has a claim on memory that others leave."""
+
+    model_id: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class StopReadAhead:
+    """The claim is gone: the model is being loaded, or nobody wants it any more."""
+
+    model_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +147,19 @@ class ReportDeparture:
     evicted: bool
 
 
-Effect = Grant | Reject | Answer | Launch | Stop | Sample | SetTimer | Tell | ReportLoad | ReportDeparture
+Effect = (
+    Grant
+    | Reject
+    | Answer
+    | Launch
+    | StartSpare
+    | StopSpare
+    | ReadAhead
+    | StopReadAhead
+    | Stop
+    | Sample
+    | SetTimer
+    | Tell
+    | ReportLoad
+    | ReportDeparture
+)

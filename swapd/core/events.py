@@ -94,6 +94,22 @@ class WorkerExited:
 
 
 @dataclass(frozen=True, slots=True)
+class SpareExited:
+    """A spare ended by itself, or could not be started. `number` is that of its StartSpare."""
+
+    kind: str
+    number: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SparesChanged:
+    """Which kinds of spares there are to be now, with the bytes of RAM that each takes."""
+
+    size_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySampled:
     device: str
     free_bytes: int
@@ -166,6 +182,8 @@ Event = (
     | WorkerProgressed
     | WorkerReady
     | WorkerExited
+    | SpareExited
+    | SparesChanged
     | MemorySampled
     | ModelsChanged
     | DevicesChanged

@@ -183,6 +183,19 @@ class Device:
 
 
 @dataclass(slots=True)
+class Spare:
+    """A process of one kind that was started without a model and waits for the next load; or none, for now."""
+
+    size_bytes: int
+    missing_since_s: float
+    is_up: bool = False
+    number: int = 0
+    #: Ends by itself since a load last took one.
+    failures: int = 0
+    retry_at_s: float = 0.0
+
+
+@dataclass(slots=True)
 class Counters:
     accepted: int = 0
     finished: int = 0
@@ -199,6 +212,10 @@ class Ledger:
     #: Every worker that is not gone, oldest first. Its model may have been removed from the list.
     workers: dict[int, Worker] = field(default_factory=dict)
     settling: list[Settling] = field(default_factory=list)
+    #: By kind, those that there are to be.
+    spares: dict[str, Spare] = field(default_factory=dict)
+    #: Models whose files are being read ahead.
+    reading: set[str] = field(default_factory=set)
     #: Running requests only; waiting ones are in their model's queue.
     running: dict[str, Request] = field(default_factory=dict)
     #: Waiting requests by id, for cancels that name no model.
@@ -208,6 +225,7 @@ class Ledger:
     timer_at_s: float | None = None
     now_s: float = 0.0
     next_worker_id: int = 1
+    spare_starts: int = 0
 
     def workers_of(self, model_id: str) -> Iterator[Worker]:
         return (worker for worker in self.workers.values() if worker.model_id == model_id)
@@ -239,6 +257,11 @@ class Ledger:
     def free_bytes(self, device: str) -> int:
         """What may still be placed on a device; negative when its budget was cut or others have taken more."""
         return self.devices[device].limit_bytes - self.charged_bytes(device)
+
+    @property
+    def spare_bytes(self) -> int:
+        """RAM that spares have. No load counts with it: they get what is left over, and yield."""
+        return sum(spare.size_bytes for spare in self.spares.values() if spare.is_up)
 
     def room(self, free_bytes: Mapping[str, int]) -> Room:
         """These bytes, on the devices as they are."""
@@ -349,7 +372,7 @@ class Ledger:
     def check(self) -> None:
         """Assert every invariant. A breach is a defect of swapd, never an operating error."""
         for name, device in self.devices.items():
-            charged = self.charged_bytes(name)
+            charged = self.charged_bytes(name) + (self.spare_bytes if name == RAM else 0)
             limit = max(device.spec.budget_bytes, device.tolerated_bytes)
             assert charged <= limit, f"{name}: {charged} bytes charged, {limit} allowed"
         self._check_workers()

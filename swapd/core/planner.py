@@ -1,6 +1,6 @@
 """What to do next, given the ledger as it is: runs after every event, in one fixed order.
 
-Overdue things first, then refusals, grants, overflow, idle unloads, room for models that wait, and the timer.
+Overdue things first, then refusals, grants, overflow, idle unloads, room for models that wait, spares, and the timer.
 Each part records in the ledger before it adds the effect. Never called but by `scheduler.step`.
 """
 
@@ -17,7 +17,8 @@ from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger,
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
 from swapd.core.pressure import shrink_to_budgets, yield_to_others
-from swapd.core.room import make_room, needs_worker, next_room_s, why_waiting
+from swapd.core.room import make_room, needs_worker, next_room_s, read_ahead, why_waiting
+from swapd.core.spares import keep_spares, spare_deadlines
 
 
 def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
@@ -36,6 +37,8 @@ def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     yield_to_others(ledger, now_s, effects)
     answer_pauses(ledger, effects)
     make_room(ledger, now_s, effects)
+    keep_spares(ledger, now_s, effects)
+    read_ahead(ledger, effects)
     ask_samples(ledger, now_s, effects)
     _set_timer(ledger, now_s, effects)
 
@@ -187,6 +190,7 @@ def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
 
 def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
     yield from device_deadlines(ledger, now_s)
+    yield from spare_deadlines(ledger, now_s)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
         yield _idle_unload_at_s(ledger, worker)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from swapd.core.departures import leave
-from swapd.core.effects import Effect, Launch, Tell
+from swapd.core.effects import Effect, Launch, ReadAhead, StopReadAhead, Tell
 from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
 from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
@@ -18,6 +18,7 @@ from swapd.core.lifecycle import WorkerState
 from swapd.core.pages import needed_bytes, pages_of
 from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
 from swapd.core.replicas import may_leave, wants_replica
+from swapd.core.spares import take_spare
 from swapd.core.spec import RAM, Placement
 from swapd.core.turns import bound_s, candidate, leave_at_s, turn_ends_s, wanted_since_s
 
@@ -71,6 +72,14 @@ def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if model.claim is not None:
             for name, size_bytes in needed_bytes(model.spec, model.claim, ledger.mapped()).items():
                 claimed[name] += size_bytes
+
+
+def read_ahead(ledger: Ledger, effects: list[Effect]) -> None:
+    """Have the files of models read that hold a claim: what they wait for is others' end, not the disk."""
+    claims = {model.id: model.claim for model in ledger.models.values() if model.claim is not None}
+    effects += [StopReadAhead(model_id) for model_id in sorted(ledger.reading - claims.keys())]
+    effects += [ReadAhead(model_id, claim) for model_id, claim in claims.items() if model_id not in ledger.reading]
+    ledger.reading = set(claims)
 
 
 def _help(
@@ -136,7 +145,7 @@ def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int
 def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, effects: list[Effect]) -> None:
     worker = ledger.add_worker(model.spec, placement, portable=model.portable, now_s=now_s)
     effects.append(Tell("loading", model.id, f"loading {model.id!r} {placement.why}"))
-    effects.append(Launch(worker.id, model.id, placement, model.portable))
+    effects.append(Launch(worker.id, model.id, placement, model.portable, take_spare(ledger, model, now_s)))
 
 
 def _claim(

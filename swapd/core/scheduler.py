@@ -37,6 +37,7 @@ from swapd.core.ledger import (
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
 from swapd.core.requests import Request
+from swapd.core.spares import spare_exited, spares_changed
 from swapd.core.spec import ModelSpec
 from swapd.core.turns import note_load
 
@@ -374,6 +375,8 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.WorkerStarted: _worker_started,
     ev.WorkerProgressed: _worker_progressed,
     ev.WorkerReady: _worker_ready,
+    ev.SpareExited: spare_exited,
+    ev.SparesChanged: spares_changed,
     ev.WorkerExited: _worker_exited,
     ev.MemorySampled: memory_sampled,
     ev.ModelsChanged: _models_changed,

@@ -172,6 +172,8 @@ class ModelSpec:
     has_portable_mode: bool = False
     replicas: int = 1
     """Workers it may have at once. All but the first come and go with the load."""
+    spare: str | None = None
+    """The kind of spare process that a worker of it may be made of; None has it started afresh."""
     pin: bool = False
     priority: int = 0
     max_waiting: int = 256

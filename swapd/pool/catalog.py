@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError, Offload
 from swapd.config.schema import Config, Model
+from swapd.core.layout import Layout, parts
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, SplitMode
 from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
 from swapd.pool.learned import Lesson
@@ -137,6 +138,25 @@ def offload(placement: Placement) -> Offload:
     )
 
 
+def spare_sizes(config: Config, backends: Mapping[str, Backend]) -> dict[str, int]:
+    """The bytes of RAM of each backend's spare process: of those that some model is run by, and that offer one."""
+    if not config.server.warm_spare:
+        return {}
+    used = {model.backend for model in config.models.values()}
+    return {name: backends[name].spare_bytes for name in sorted(used) if backends[name].spare_bytes}
+
+
+def unmapped_bytes(entry: Entry, placement: Placement) -> int:
+    """What a worker placed so takes of RAM beside pages of its file."""
+    taken_bytes = placement.device_bytes.get(RAM, 0)
+    if entry.inspection is None or entry.formula is None or not entry.inspection.maps_weights:
+        return taken_bytes
+    layout = Layout(
+        placement.devices, placement.tensor_split, placement.n_cpu_moe, entry.spec.split_mode is SplitMode.ROW
+    )
+    return max(0, taken_bytes - parts(entry.formula, layout)[RAM].weights_bytes)
+
+
 def require(entry: Entry, needs: Ability | None, senses: Iterable[tuple[Sense, str]] = ()) -> None:
     """Refuse a request that the model cannot answer before anything is loaded for it.
 
@@ -192,6 +212,8 @@ def _spec(
         verdict=verdict or "",
         has_portable_mode=backend.has_portable_mode,
         replicas=model.replicas,
+        # Some variables are only read when a process starts, so none of a spare's can be changed.
+        spare=None if model.env else model.backend,
         pin=model.pin,
         priority=model.priority,
         max_waiting=config.queue.max_waiting,

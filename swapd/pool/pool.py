@@ -24,6 +24,7 @@ from swapd.core import events as ev
 from swapd.core.ledger import Ledger
 from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
+from swapd.core.spec import RAM
 from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.asks import Asks
@@ -35,9 +36,11 @@ from swapd.pool.lease import Lease, Place, Ticket
 from swapd.pool.listener import Listener
 from swapd.pool.metering import Metering
 from swapd.pool.places import Places
+from swapd.pool.read_ahead import ReadAheads
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts, in_flight, snapshot
+from swapd.pool.spares import SpareProcess, Spares
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -87,6 +90,8 @@ class Pool:
         self._metering = Metering(
             machine, backends, store, self._ledger, self._entries, self._pids, self.post, self._inbox.do
         )
+        self._spares = Spares(backends, self.post, self._own)
+        self._read_aheads = ReadAheads(lambda: machine.free_now()[RAM].free_bytes, self._own)
         self._config_error: str | None = None
         self._config_loaded_s = self._loop.time()
         self._workers: dict[int, WorkerProcess] = {}
@@ -160,6 +165,14 @@ class Pool:
                 self._launch(effect)
             case ef.Stop(worker_id, grace_s):
                 self._workers[worker_id].stop(grace_s)
+            case ef.StartSpare(kind, number):
+                self._spares.start(kind, number)
+            case ef.StopSpare(kind):
+                self._spares.stop(kind)
+            case ef.ReadAhead():
+                self._read_ahead(effect)
+            case ef.StopReadAhead(model_id):
+                self._read_aheads.stop(model_id)
             case ef.Sample(device):
                 self._own(self._metering.sample(device), f"sample {device}")
             case ef.SetTimer(at_s):
@@ -204,15 +217,24 @@ class Pool:
             self._book,
         )
         self._workers[effect.worker_id] = worker
-        self._own(self._start(worker, entry, effect), f"worker {effect.worker_id} of {effect.model_id}")
+        spare = self._spares.take(entry.model.backend) if effect.from_spare else None
+        self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
 
-    async def _start(self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch) -> None:
+    async def _start(
+        self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch, spare: SpareProcess | None
+    ) -> None:
         """See the worker through to its end, unless the engine's own account shows that too little was reserved."""
-        short = await self._metering.probe(entry, effect.placement)
-        if short is not None:
-            worker.give_up(ev.ExitKind.UNDERESTIMATED, short)
-        else:
-            await worker.run(partial(self._describe, entry.model, worker, effect))
+        try:
+            short = await self._metering.probe(entry, effect.placement)
+            if short is not None:
+                worker.give_up(ev.ExitKind.UNDERESTIMATED, short)
+                return
+            if spare is not None and await spare.is_stale():
+                spare.stop()
+            await worker.run(partial(self._describe, entry.model, worker, effect), spare)
+        finally:
+            if spare is not None:
+                spare.stop()
 
     def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
         placement = effect.placement
@@ -225,6 +247,11 @@ class Pool:
             env=model.env,
         )
         return self._backends[model.backend].launch(model.settings, order)
+
+    def _read_ahead(self, effect: ef.ReadAhead) -> None:
+        entry = self._entries.by_id[effect.model_id]
+        files = self._backends[entry.model.backend].files(entry.model.settings)
+        self._read_aheads.start(effect.model_id, files, catalog.unmapped_bytes(entry, effect.placement))
 
     def _book(self, usage: control.Usage) -> None:
         """A worker counted a request's tokens: tell the metrics, and charge the client."""
@@ -406,6 +433,7 @@ class Pool:
             return self._entries.replace(config, entries)
 
         self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))
+        self.post(ev.SparesChanged(catalog.spare_sizes(config, self._backends)))
         if not self._ledger.devices:
             # What was handed over before a restart still is.
             for device in self._store.paused() & {one.name for one in self._machine.devices}:

@@ -85,11 +85,12 @@ def snapshot(
                 name=name,
                 total_bytes=device.spec.total_bytes,
                 budget_bytes=device.spec.budget_bytes,
-                reserved_bytes=ledger.charged_bytes(name),
+                reserved_bytes=ledger.charged_bytes(name) + (ledger.spare_bytes if name == RAM else 0),
                 free_bytes=_free_bytes(device, machine.get(name)),
                 description=machine[name].description if name in machine else "",
                 others_bytes=device.others_bytes,
                 paused=device.paused,
+                spare_bytes=ledger.spare_bytes if name == RAM else 0,
                 shares=device.spec.shares,
             )
             for name, device in ledger.devices.items()

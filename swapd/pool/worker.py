@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import os
 import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from swapd.core.events import (
 )
 from swapd.core.lifecycle import WorkerState
 from swapd.pool.failures import End, judge
+from swapd.pool.process import Started, start
 from swapd.pool.ring import Ring
+from swapd.pool.spares import SpareProcess
 
 log = structlog.get_logger()
 
@@ -40,6 +42,24 @@ MAX_LINE_CHARS = 2_000
 TAIL_LINES = 16
 PIPE_CLOSE_S = 1.0
 """How long output may still come after the process has ended, if a grandchild holds the pipe."""
+
+
+class Steps:
+    """How long each step of a load took, by the times at which the next one began."""
+
+    def __init__(self, now_s: float) -> None:
+        self._began_s = {"start_s": now_s}
+
+    def begin(self, name: str, now_s: float) -> None:
+        """Beginning a step again is news of the same one."""
+        self._began_s.setdefault(name, now_s)
+
+    def end(self, now_s: float) -> dict[str, float]:
+        """Seconds by step, from the order to start on."""
+        times = [*self._began_s.values(), now_s]
+        return {
+            name: round(after - began, 4) for name, (began, after) in zip(self._began_s, pairwise(times), strict=True)
+        }
 
 
 class WorkerProcess:
@@ -68,6 +88,7 @@ class WorkerProcess:
         self._stop_grace_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._phase = WorkerState.LAUNCHING
         self._failure: control.Failed | None = None
+        self._steps = Steps(self._now_s())
 
     def stop(self, grace_s: float) -> None:
         """Terminate the process, kill it after `grace_s` seconds. The first call counts."""
@@ -79,14 +100,15 @@ class WorkerProcess:
         self.lost.set_result(detail)
         self._post(WorkerExited(self.worker_id, kind, detail))
 
-    async def run(self, describe: Callable[[int], LaunchSpec]) -> None:
-        """Start the process that `describe(control_fd)` names and see it through to its end.
+    async def run(self, describe: Callable[[int], LaunchSpec], spare: SpareProcess | None = None) -> None:
+        """Start the process that `describe(control_fd)` names, or have the spare become it, and see it to its end.
 
         Posts WorkerStarted, WorkerProgressed, WorkerReady as they happen, and one WorkerExited last.
         """
         end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped")
         try:
-            end = await self._live(describe)
+            self.socket_path.unlink(missing_ok=True)
+            end = await self._live(await _began(describe, spare))
         except OSError as error:
             end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} could not be started: {error}")
         finally:
@@ -95,27 +117,26 @@ class WorkerProcess:
                 self.lost.set_result(end.detail)
             self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
 
-    async def _live(self, describe: Callable[[int], LaunchSpec]) -> End:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ours:
-            with theirs:
-                process = await self._spawn(describe(theirs.fileno()), theirs.fileno())
-            try:
-                self.pid = process.pid
-                self._phase = WorkerState.LOADING
-                self._post(WorkerStarted(self.worker_id))
-                async with asyncio.TaskGroup() as tasks:
-                    output = tasks.create_task(self._drain(process), name=f"output of worker {self.worker_id}")
-                    messages = tasks.create_task(self._listen(ours), name=f"control of worker {self.worker_id}")
-                    await self._until_exit(process)
-                    # Its children must not outlive it, nor hold its pipes open.
-                    _signal_group(process, signal.SIGKILL)
-                    await asyncio.wait({output, messages}, timeout=PIPE_CLOSE_S)
-                    output.cancel()
-                    messages.cancel()
-            finally:
-                _signal_group(process, signal.SIGKILL)
-                await process.wait()
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _live(self, started: Started) -> End:
+        process = started.process
+        try:
+            self.pid = process.pid
+            self._phase = WorkerState.LOADING
+            self._post(WorkerStarted(self.worker_id))
+            async with asyncio.TaskGroup() as tasks:
+                output = tasks.create_task(self._drain(process), name=f"output of worker {self.worker_id}")
+                messages = tasks.create_task(self._listen(started.control), name=f"control of worker {self.worker_id}")
+                await self._until_exit(started)
+                # Its children must not outlive it, nor hold its pipes open.
+                started.signal(signal.SIGKILL)
+                await asyncio.wait({output, messages}, timeout=PIPE_CLOSE_S)
+                output.cancel()
+                messages.cancel()
+        finally:
+            await started.end()
         assert process.returncode is not None
         return judge(
             self.model_id,
@@ -126,33 +147,24 @@ class WorkerProcess:
             stopped=self._stop_grace_s.done(),
         )
 
-    async def _spawn(self, spec: LaunchSpec, control_fd: int) -> asyncio.subprocess.Process:
-        self.socket_path.unlink(missing_ok=True)
-        return await asyncio.create_subprocess_exec(
-            *spec.argv,
-            env=dict(spec.env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            pass_fds=(control_fd,),
-            start_new_session=True,
-        )
-
-    async def _until_exit(self, process: asyncio.subprocess.Process) -> None:
+    async def _until_exit(self, started: Started) -> None:
         """Wait for the process, which may be told to end meanwhile. Returns when it is reaped."""
+        process = started.process
         async with asyncio.TaskGroup() as tasks:
             exited = tasks.create_task(process.wait(), name=f"exit of worker {self.worker_id}")
             either: set[asyncio.Future[Any]] = {exited, self._stop_grace_s}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 return
-            grace_s = self._stop_grace_s.result()
+            grace_s, asked_at_s = self._stop_grace_s.result(), self._now_s()
             if grace_s > 0:
-                _signal_group(process, signal.SIGTERM)
+                started.signal(signal.SIGTERM)
                 await asyncio.wait({exited}, timeout=grace_s)
             if not exited.done():
                 log.warning("worker killed", model=self.model_id, pid=process.pid, grace_s=grace_s)
-                _signal_group(process, signal.SIGKILL)
+                started.signal(signal.SIGKILL)
+            await exited
+            log.info("worker stopped", model=self.model_id, stop_s=round(self._now_s() - asked_at_s, 4))
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         """Keep the output pipe empty whatever the worker writes; keep the newest lines, cut to a length."""
@@ -192,11 +204,16 @@ class WorkerProcess:
         match message:
             case control.Loading(progress):
                 self.load_progress = progress
+                self._steps.begin("load_s", self._now_s())
                 self._post(WorkerProgressed(self.worker_id))
-            case control.WarmingUp() | control.Progress():
+            case control.WarmingUp():
+                self._steps.begin("warm_up_s", self._now_s())
+                self._post(WorkerProgressed(self.worker_id))
+            case control.Progress():
                 self._post(WorkerProgressed(self.worker_id))
             case control.Ready():
                 if self._phase is WorkerState.LOADING:
+                    log.info("worker ready", model=self.model_id, pid=self.pid, **self._steps.end(self._now_s()))
                     self._phase, self.load_progress = WorkerState.READY, None
                     self._post(WorkerReady(self.worker_id))
             case control.Failed():
@@ -205,7 +222,17 @@ class WorkerProcess:
                 self._on_usage(message)
 
 
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Signal the worker's whole process group: it was started as the leader of its own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+async def _began(describe: Callable[[int], LaunchSpec], spare: SpareProcess | None) -> Started:
+    """The spare's process, told what it is to be; else a new one. The caller must end it. Raises `OSError`."""
+    started = None if spare is None else spare.release()
+    if started is None:
+        return await start(describe)
+    try:
+        order = started.process.stdin
+        assert order is not None
+        order.write(msgspec.json.encode(describe(started.control_fd).argv) + b"\n")
+        order.close()
+    except BaseException:
+        await started.end()
+        raise
+    return started

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -276,6 +277,58 @@ def test_the_command_line_the_backend_builds_is_read_back_whole(tmp_path: Path) 
     spec = LlamaCppBackend().launch(settings, LaunchOrder("-my model", tmp_path / "s", 7, offload, portable=True))
     order = parse(spec.argv[spec.argv.index("backends.llama_cpp") + 1 :])
     assert order == Order(tmp_path / "s", 7, "-my model", settings, offload, portable=True)
+
+
+async def test_a_spare_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    backend = LlamaCppBackend()
+    with (tmp_path / "log").open("wb") as log, theirs:
+        spec = backend.spare(theirs.fileno())
+        process = await asyncio.create_subprocess_exec(
+            *spec.argv, env=dict(spec.env), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.PIPE, stderr=log
+        )
+        order = LaunchOrder("smol", tmp_path / "w.sock", theirs.fileno(), Offload())
+    argv = backend.launch(LlamaCppSettings(path=MODEL, n_ctx=1024, n_parallel=2), order).argv
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(argv).encode() + b"\n")
+    process.stdin.close()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    worker = Running(process, reader, writer.close, tmp_path / "w.sock")
+    assert (await worker.until(Ready))[-1] == Ready(n_ctx=1024, slots=2)
+    async with worker.post("/v1/completions", {"prompt": "One, two,", "max_tokens": 2}) as response:
+        assert (await response.json())["model"] == "smol"
+    await worker.session.close()
+    process.terminate()
+    assert await process.wait() == 0
+    writer.close()
+
+
+@pytest.mark.parametrize("hang_up", ["order", "control"])
+async def test_a_spare_that_nobody_wants_ends(hang_up: str) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        spec = LlamaCppBackend().spare(theirs.fileno())
+        process = await asyncio.create_subprocess_exec(
+            *spec.argv, env=dict(spec.env), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.PIPE
+        )
+    assert process.stdin is not None
+    if hang_up == "order":
+        process.stdin.close()
+    else:
+        ours.close()
+    assert await process.wait() == (0 if hang_up == "order" else lifeline.EXIT_LOST_DAEMON)
+    ours.close()
+
+
+def test_what_a_spare_imports_opens_no_device() -> None:
+    script = (
+        "import glob, os\n"
+        "from backends.llama_cpp import worker\n"
+        "names = [os.readlink(fd) for fd in glob.glob('/proc/self/fd/*') if os.path.islink(fd)]\n"
+        "print(sorted({name for name in names if name.startswith('/dev/')} - {'/dev/null'}))\n"
+    )
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    assert subprocess.run([sys.executable, "-c", script], check=True, **streams).stdout == b"[]\n"
 
 
 async def test_a_command_line_of_another_version_is_a_usage_error() -> None:

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.simulation import CALM, MIB, Faults, Simulation, deep_costs, gpu, metered, model, ram
+from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, gpu, metered, model, ram
 
 from swapd.core import events as ev
 from swapd.core.devices import GUARD_EVERY_S
@@ -33,6 +33,7 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         slots=slots,
         launch_key=f"{size_mib}/{on_gpu}/{slots}/{portable}/{kind}",
         has_portable_mode=portable,
+        spare=rng.choice([None, SPARE]),
         pin=rng.random() < 0.08,
         replicas=rng.choice([1, 1, 2, 3]),
         priority=rng.choice([0, 0, 0, 1, 2]),
@@ -84,6 +85,8 @@ def one_history(seed: int) -> Simulation:
     devices = random_devices(rng)
     models = random_models(rng, len(devices) - 1)
     simulation = Simulation(rng, devices, models, Faults())
+    if rng.random() < 0.7:
+        simulation.post(ev.SparesChanged({SPARE: 50 * MIB}))
     issued: list[str] = []
     asks: list[str] = []
     for number in range(rng.randint(40, 80)):

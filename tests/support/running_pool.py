@@ -77,12 +77,16 @@ def config(
 
 @asynccontextmanager
 async def running_pool(
-    runtime_dir: Path, configuration: Config, machine: Machine = HOST_ONLY, store: Store | None = None
+    runtime_dir: Path,
+    configuration: Config,
+    machine: Machine = HOST_ONLY,
+    store: Store | None = None,
+    backend: ScriptedBackend | None = None,
 ) -> AsyncIterator[tuple[Pool, Counts]]:
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
     store = store or Store(None)
-    pool = Pool({"scripted": ScriptedBackend()}, machine, store, runtime_dir, counts, "test")
+    pool = Pool({"scripted": backend or ScriptedBackend()}, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())

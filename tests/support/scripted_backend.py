@@ -54,6 +54,7 @@ class ScriptedBackend:
     name: ClassVar[str] = "scripted"
     settings_type: ClassVar[type[Settings]] = ScriptedSettings
     has_portable_mode: ClassVar[bool] = True
+    spare_bytes: ClassVar[int] = 0
 
     def inspect(self, settings: ScriptedSettings) -> Inspection:
         try:
@@ -89,6 +90,12 @@ class ScriptedBackend:
             argv.append("--portable")
         return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env})
 
+    def spare(self, control_fd: int) -> LaunchSpec:
+        return LaunchSpec((sys.executable, "-S", str(WORKER), "--spare", str(control_fd)), {"PATH": "/usr/bin:/bin"})
+
+    def engine_version(self) -> str:
+        return "1"
+
     def probe(self, settings: ScriptedSettings, offload: Offload, env: Mapping[str, str]) -> LaunchSpec | None:
         if not settings.probed_gpu_mib:
             return None
@@ -111,3 +118,21 @@ class ScriptedBackend:
 
     def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
         raise ProbeError("the scripted backend has no probe")
+
+
+class SparedBackend(ScriptedBackend):
+    """The same with spares. Tests make them stale or broken by its fields."""
+
+    spare_bytes: ClassVar[int] = 20 * MIB
+
+    def __init__(self) -> None:
+        self.version = "1"
+        self.broken: str | None = None
+
+    def spare(self, control_fd: int) -> LaunchSpec:
+        if self.broken is not None:
+            return LaunchSpec((sys.executable, "-S", "-c", self.broken), {})
+        return super().spare(control_fd)
+
+    def engine_version(self) -> str:
+        return self.version

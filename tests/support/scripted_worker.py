@@ -158,6 +158,15 @@ def main() -> None:
     parser.add_argument("--settings", required=True)
     parser.add_argument("--offload", required=True)
     parser.add_argument("--portable", action="store_true")
+    if sys.argv[1] == "--spare":
+        die_with_the_parent()
+        spare = socket.socket(fileno=int(sys.argv[2]))
+        threading.Thread(target=die_with_the_daemon, args=(spare,), daemon=True).start()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        sys.argv[1:] = json.loads(line)[3:]
+        print("was a spare", flush=True)
     arguments = parser.parse_args()
     die_with_the_parent()
     control = socket.socket(fileno=arguments.control_fd)

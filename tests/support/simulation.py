@@ -22,6 +22,8 @@ from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 from swapd.simulate.shell import SAMPLE_S, Process, Shell
 
 MIB = 1024 * 1024
+SPARE = "spare"
+"""The kind of spare that models here can be made of."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Faults:
     """Back only after the ledger has given up waiting for it, or about then."""
     memory_never_returns: float = 0.1
     sample_fails: float = 0.05
+    spare_dies: float = 0.3
 
 
 CALM = Faults(**{name.name: 0.0 for name in fields(Faults)})
@@ -53,6 +56,8 @@ class Simulation(Shell):
         self.rng = rng
         self.faults = faults
         self.ledger = Ledger()
+        #: Numbers of the spares that run, by kind.
+        self.spares: dict[str, int] = {}
         #: What other programs hold of each device, and whether the driver tells who holds what.
         self.others: Counter[str] = Counter()
         self.tells_who = rng.random() < 0.5
@@ -120,6 +125,13 @@ class Simulation(Shell):
 
     def note(self, effect: ef.Effect) -> None:
         match effect:
+            case ef.StartSpare():
+                assert effect.kind not in self.spares, "two spares of a kind"
+                self.spares[effect.kind] = effect.number
+                if self.rng.random() < self.faults.spare_dies:
+                    self.at(self.rng.uniform(0.0, 60.0), lambda: self.lose_spare(effect.kind, effect.number))
+            case ef.StopSpare():
+                del self.spares[effect.kind]
             case ef.Answer():
                 assert effect.ask_id not in self.answers, "an ask was answered twice"
                 self.answers[effect.ask_id] = effect.refusal is None
@@ -127,6 +139,11 @@ class Simulation(Shell):
                 self.left[effect.reason] += 1
             case ef.Tell():
                 self.told[effect.kind] += 1
+
+    def lose_spare(self, kind: str, number: int) -> None:
+        if self.spares.get(kind) == number:
+            del self.spares[kind]
+            self.post(ev.SpareExited(kind, number, "a spare ended"))
 
     def sample(self, name: str) -> None:
         free_bytes = max(0, self.device_free[name] - self.others[name])
@@ -145,6 +162,8 @@ class Simulation(Shell):
         return pages_of(self.ledger.workers[effect.worker_id].spec, effect.placement)
 
     def launch(self, effect: ef.Launch, process: Process) -> None:
+        if effect.from_spare:
+            del self.spares[SPARE]
         self.launches[effect.model_id] += 1
         self.placed.add(kind_of(effect.placement))
         alive = [one for one in self.processes.values() if one.alive and one is not process]
