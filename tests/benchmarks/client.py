@@ -76,8 +76,8 @@ class Connection(asyncio.Protocol):
         return read_stream(self.started_s, self.arrivals)
 
 
-async def post(address: Address, path: str, body: dict[str, Any]) -> Connection:
-    """Send a request; the time begins before the connection is made."""
+async def post(address: Address, path: str, body: dict[str, Any], source: str | None = None) -> Connection:
+    """Send a request, from the address `source` if it matters; the time begins before the connection is made."""
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nConnection: close\r\n"
     connection = Connection(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
@@ -85,7 +85,8 @@ async def post(address: Address, path: str, body: dict[str, Any]) -> Connection:
     if isinstance(address, Path):
         await loop.create_unix_connection(lambda: connection, str(address))
     else:
-        await loop.create_connection(lambda: connection, *address)
+        local = None if source is None else (source, 0)
+        await loop.create_connection(lambda: connection, *address, local_addr=local)
     return connection
 
 

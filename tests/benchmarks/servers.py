@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,8 +58,12 @@ class Server:
     def cpu_s(self) -> float:
         """CPU time that the server has used, its children included."""
         parent = psutil.Process(self.pid)
-        times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
-        return sum(one.user + one.system for one in times)
+        used_s = 0.0
+        for one in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                used_s += times.user + times.system
+        return used_s
 
     @property
     def worker_pid(self) -> int:
@@ -138,6 +142,10 @@ async def complete(server: Server, bodies: Sequence[dict[str, Any]]) -> list[Str
     return streams
 
 
+def tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
 async def until_quiet(servers: Sequence[Server]) -> None:
     """Wait until nobody computes any more."""
     while True:
@@ -157,21 +165,17 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def _process(*argv: str, port: int, log: Path) -> AsyncIterator[int]:
+async def process(*argv: str, port: int, log: Path) -> AsyncIterator[int]:
     """A running server that has said that it is healthy. Its pid."""
     with log.open("wb") as output:
         running = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
     try:
         if not await _is_up(port):
-            raise SystemExit(f"{argv[0]} did not come up: {_tail(log)}")
+            raise SystemExit(f"{argv[0]} did not come up: {tail(log)}")
         yield running.pid
     finally:
         running.terminate()
         await running.wait()
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:]
 
 
 async def _is_up(port: int) -> bool:
@@ -209,7 +213,7 @@ async def _swapd(directory: Path, context: Context) -> AsyncIterator[Server]:
         f"models:\n  bench: {json.dumps(keys)}\n"
     )
     argv = [sys.executable, "-m", "swapd", "serve", "--config", str(config)]
-    async with _process(*argv, port=port, log=directory / "swapd.log") as pid:
+    async with process(*argv, port=port, log=directory / "swapd.log") as pid:
         yield Server("swapd", port, pid)
 
 
@@ -219,5 +223,5 @@ async def _llama_server(command: Sequence[str], directory: Path, context: Contex
     counts = {"-np": context.n_parallel, "-c": context.n_ctx, "-t": context.threads, "-b": context.n_batch}
     flags = [text for flag, count in counts.items() for text in (flag, str(count))]
     argv = [*command, "-m", str(MODEL), "-kvu", *flags, "--host", "127.0.0.1", "--port", str(port)]
-    async with _process(*argv, port=port, log=directory / "llama-server.log") as pid:
+    async with process(*argv, port=port, log=directory / "llama-server.log") as pid:
         yield Server("llama-server", port, pid)
