@@ -29,13 +29,14 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.client import Stream, post
-from benchmarks.figures import Figure, Target, at_most, document, figures_of
+from benchmarks.figures import Figure, Target, at_most, document, figures_of, percentile
 from benchmarks.fleet import Entry, Fleet, fleets, variants
 from benchmarks.servers import COMPLETIONS, Bench, Server, complete, text_body, until_quiet
 
 STARTED = {"swapd": '"event": "worker ready"', "llama-server": "spawning server instance with name="}
 """What each writes to its log when a worker is started."""
 LOGS = {"swapd": "swapd.log", "llama-server": "router.log"}
+ROOM = 2
 PATIENCE_S = 600.0
 """Beyond the last request, until what is not answered has failed."""
 WHATS = {
@@ -141,12 +142,11 @@ def summary(streams: Sequence[Stream], load: Load, name: str) -> dict[str, float
     reasons = Counter(one.error or f"status {one.status}" for one in streams if one not in whole)
     for reason, count in reasons.items():
         print(f"{name}: {count} failed: {reason}", file=sys.stderr)
-    waits = sorted(one.first_s for one in whole) or [float("nan")]
-    last = len(waits) - 1
+    waits = [one.first_s for one in whole] or [float("nan")]
     return {
-        "p50": waits[round(0.5 * last)],
-        "p95": waits[round(0.95 * last)],
-        "worst": waits[-1],
+        "p50": percentile(waits, 50),
+        "p95": percentile(waits, 95),
+        "worst": max(waits),
         "failures": len(streams) - len(whole),
         "requests": len(streams),
     }
@@ -155,14 +155,14 @@ def summary(streams: Sequence[Stream], load: Load, name: str) -> dict[str, float
 async def run(bench: Bench, load: Load, turns: str, n_parallel: int) -> list[Figure]:
     models = [Entry(f"model-{number}", path, 2048) for number, path in enumerate(variants(bench.directory, 3))]
     names = [model.name for model in models]
-    fleet = Fleet(tuple(models), room=2, n_parallel=n_parallel, threads=bench.threads, turns=turns)
+    fleet = Fleet(tuple(models), room=ROOM, n_parallel=n_parallel, threads=bench.threads, turns=turns)
     async with fleets(bench, fleet) as servers:
         capacities = []
         for server in servers:
-            for name in names[:2]:
+            for name in names[:ROOM]:
                 await complete(server, [{**text_body(random.Random(0), 8, 2), "model": name}])
             await until_quiet(servers)
-            capacities.append(await capacity(server, names[:2], load, min(load.clients, 2 * n_parallel)))
+            capacities.append(await capacity(server, names[:ROOM], load, min(load.clients, ROOM * n_parallel)))
             print(f"{server.name}: {capacities[-1]:.2f} requests/s without swaps", file=sys.stderr, flush=True)
         rate = load.share * min(capacities)
 
@@ -204,7 +204,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--llama-server", metavar="COMMAND", type=shlex.split, default=[], help="of the same ggml build"
     )
     parser.add_argument("--alternations", type=int, default=1, help="each plays another trace to both")
-    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 2)
+    # Two models compute at once: more threads than cores would have their barriers wait for each other.
+    threads = max(1, (psutil.cpu_count(logical=False) or 2) // ROOM)
+    parser.add_argument("--threads", type=int, default=threads, help="of each model")
     parser.add_argument("--n-parallel", type=int, default=4, help="of each model")
     parser.add_argument("--turns", default="", help="swapd's block, such as '{turn: 5s, max_wait: 20s}'")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
