@@ -153,6 +153,8 @@ class LaunchOrder:
     offload: Offload
     portable: bool = False
     """Leave out code paths that need special CPU instructions: the retry after SIGSEGV or SIGILL."""
+    proven: bool = False
+    """A worker of this file and these settings has been ready before: it need not be shown again that one can be."""
     env: Mapping[str, str] = field(default_factory=dict)
     """The model's own `env` settings, already checked."""
 

@@ -40,6 +40,7 @@ class Order:
     settings: LlamaCppSettings
     offload: Offload
     portable: bool
+    proven: bool
 
 
 def parse(argv: Sequence[str]) -> Order:
@@ -51,13 +52,14 @@ def parse(argv: Sequence[str]) -> Order:
     parser.add_argument("--settings", required=True, help="model keys as JSON")
     parser.add_argument("--offload", required=True, help="placement as JSON")
     parser.add_argument("--portable", action="store_true", help="no repacked weights: for CPUs that claim too much")
+    parser.add_argument("--proven", action="store_true", help="it was served before: a short warm-up will do")
     given = parser.parse_args(argv)
     try:
         settings = msgspec.json.decode(given.settings, type=LlamaCppSettings, dec_hook=decode_path)
         offload = msgspec.json.decode(given.offload, type=Offload)
     except msgspec.MsgspecError as error:
         parser.error(str(error))
-    return Order(given.socket, given.control_fd, given.model_id, settings, offload, given.portable)
+    return Order(given.socket, given.control_fd, given.model_id, settings, offload, given.portable, given.proven)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -113,6 +115,7 @@ def _run(order: Order, reporter: Reporter) -> Failed | None:
         settings=order.settings,
         offload=order.offload,
         portable=order.portable,
+        proven=order.proven,
     )
 
 

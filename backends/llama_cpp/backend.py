@@ -129,6 +129,8 @@ class LlamaCppBackend:
         ]
         if order.portable:
             argv.append("--portable")
+        if order.proven:
+            argv.append("--proven")
         return LaunchSpec(tuple(argv), worker_environment(os.environ, order.env))
 
     def spare(self, control_fd: int) -> LaunchSpec:

@@ -58,6 +58,7 @@ def run(
     settings: LlamaCppSettings,
     offload: Offload,
     portable: bool,
+    proven: bool = False,
 ) -> Failed | None:
     """Load the model and serve it until SIGTERM. Returns why it could not be loaded, or None after serving."""
     threading.stack_size(THREAD_STACK_BYTES)
@@ -68,7 +69,7 @@ def run(
         model = Model.load(settings, offload, portable=portable, on_progress=on_progress)
         projector = Projector.load(model, settings, offload)
         reporter.send(WarmingUp())
-        _warm_up(model)
+        _warm_up(model, brief=proven)
     except ModelLoadError as error:
         kind = FailureKind.INVALID_MODEL if error.invalid else FailureKind.FAILED
         return Failed(kind, str(error)[:MAX_MESSAGE_CHARS])
@@ -81,7 +82,7 @@ def run(
     return None
 
 
-def _warm_up(model: Model) -> None:
+def _warm_up(model: Model, *, brief: bool) -> None:
     """Decode once in a thread that ends.
 
     OpenMP keeps a team of threads for each thread that ever computed. With a second team beside the engine's
@@ -89,7 +90,7 @@ def _warm_up(model: Model) -> None:
     spinning: a third of the speed at one stream.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as once:
-        once.submit(model.warm_up).result()
+        once.submit(model.warm_up, brief=brief).result()
 
 
 def describe(model: Model, model_id: str, settings: LlamaCppSettings, projector: Projector | None = None) -> Served:

@@ -64,6 +64,8 @@ class Launch:
     model_id: str
     placement: Placement
     portable: bool
+    proven: bool = False
+    """A worker of the model as it is now has been ready before."""
     from_spare: bool = False
     """The spare of the model's kind becomes the worker; if it has just died, a new process is started all the same."""
 

@@ -145,7 +145,9 @@ def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int
 def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, effects: list[Effect]) -> None:
     worker = ledger.add_worker(model.spec, placement, portable=model.portable, now_s=now_s)
     effects.append(Tell("loading", model.id, f"loading {model.id!r} {placement.why}"))
-    effects.append(Launch(worker.id, model.id, placement, model.portable, take_spare(ledger, model, now_s)))
+    proven = model.load_s is not None and not model.failures
+    from_spare = take_spare(ledger, model, now_s)
+    effects.append(Launch(worker.id, model.id, placement, model.portable, proven, from_spare))
 
 
 def _claim(

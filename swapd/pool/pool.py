@@ -244,6 +244,7 @@ class Pool:
             control_fd=control_fd,
             offload=catalog.offload(placement),
             portable=effect.portable,
+            proven=effect.proven,
             env=model.env,
         )
         return self._backends[model.backend].launch(model.settings, order)

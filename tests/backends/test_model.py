@@ -81,6 +81,8 @@ def test_text_survives_the_way_through_tokens(model: Model) -> None:
 def test_special_tokens_are_parsed_only_when_asked(model: Model) -> None:
     (parsed,) = model.tokenize("<|im_end|>", add_special=False, parse_special=True)
     assert parsed in model.eog_tokens
+    assert all(model.is_eog(token) for token in model.eog_tokens)
+    assert not model.is_eog(parsed + 1)
     assert model.piece(parsed) == b""
     assert model.token_text(parsed) == "<|im_end|>" == model.eos_token
     assert len(model.tokenize("<|im_end|>", add_special=False, parse_special=False)) > 1
@@ -101,8 +103,10 @@ def test_the_chat_template_is_the_files(model: Model) -> None:
 def test_warming_up_leaves_nothing_in_the_cache(model: Model) -> None:
     prompt = chat_tokens(model, "Name three colours.")
     before = plain_greedy(model, prompt, 8)
-    model.warm_up()
-    assert plain_greedy(model, prompt, 8) == before
+    for brief in (False, True):
+        model.warm_up(brief=brief)
+        assert model.kv_bytes == pytest.approx(2 * 30 * 192 * 2 * model.n_ctx, rel=0.05)
+        assert plain_greedy(model, prompt, 8) == before
     assert text_of(model, before)
 
 

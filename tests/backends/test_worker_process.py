@@ -274,9 +274,11 @@ async def test_the_death_of_the_parent_ends_a_worker_whose_control_channel_stays
 def test_the_command_line_the_backend_builds_is_read_back_whole(tmp_path: Path) -> None:
     settings = LlamaCppSettings(path=MODEL, n_ctx=512, type_k="q8_0", chat_template="{{ 'é' }}", tensor_split=(3, 1))
     offload = Offload(n_gpu_layers=3, devices=("CUDA0",), tensor_split=(1.0, 2.0))
-    spec = LlamaCppBackend().launch(settings, LaunchOrder("-my model", tmp_path / "s", 7, offload, portable=True))
+    spec = LlamaCppBackend().launch(
+        settings, LaunchOrder("-my model", tmp_path / "s", 7, offload, portable=True, proven=True)
+    )
     order = parse(spec.argv[spec.argv.index("backends.llama_cpp") + 1 :])
-    assert order == Order(tmp_path / "s", 7, "-my model", settings, offload, portable=True)
+    assert order == Order(tmp_path / "s", 7, "-my model", settings, offload, portable=True, proven=True)
 
 
 async def test_a_spare_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ async def test_a_spare_becomes_the_worker_it_is_told_to_be(tmp_path: Path) -> No
         process = await asyncio.create_subprocess_exec(
             *spec.argv, env=dict(spec.env), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.PIPE, stderr=log
         )
-        order = LaunchOrder("smol", tmp_path / "w.sock", theirs.fileno(), Offload())
+        order = LaunchOrder("smol", tmp_path / "w.sock", theirs.fileno(), Offload(), proven=True)
     argv = backend.launch(LlamaCppSettings(path=MODEL, n_ctx=1024, n_parallel=2), order).argv
     assert process.stdin is not None
     process.stdin.write(json.dumps(argv).encode() + b"\n")

@@ -3,9 +3,9 @@
     python tests/benchmarks/swap.py [--llama-server COMMAND] [--alternations 5] [--json FILE]
 
 Beside llama-server's router mode with `--models-max 1` when a command is given, of the same ggml build. Both models are
-the SmolLM2 file with contexts of different length; every request is for the one that is not loaded. The servers take
-turns; nobody is measured before both are quiet, unless `--no-pauses` is given.
-Printed beside the medians: where swapd's time goes, by its own log.
+the SmolLM2 file with contexts of different length; every request is for the one that is not loaded. Prompts are short,
+for it is the swap that is looked at. The servers take turns; nobody is measured before both are quiet, unless
+`--no-pauses` is given. Printed beside the medians: where swapd's time goes, by its own log.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.figures import Figure, at_most, document, figures_of
 from benchmarks.fleet import Entry, Fleet, fleets
 from benchmarks.servers import MODEL, Bench, Server, complete, text_body, until_quiet
 
-PROMPT_TOKENS, OUTPUT_TOKENS = 32, 8
+PROMPT_TOKENS, OUTPUT_TOKENS = 8, 8
 TARGET = 0.6
 STEPS = {
     "stop_s": "stop and reap the other",
@@ -40,7 +40,8 @@ STEPS = {
 
 
 def body(model: str, rng: random.Random) -> dict[str, Any]:
-    return {**text_body(rng, PROMPT_TOKENS, OUTPUT_TOKENS), "model": model}
+    """Without `ignore_eos`, as people ask; eight tokens after random ones are no end."""
+    return {**text_body(rng, PROMPT_TOKENS, OUTPUT_TOKENS), "model": model, "ignore_eos": False}
 
 
 async def swap_times(servers: Sequence[Server], bench: Bench, names: Sequence[str], *, pauses: bool) -> list[Any]:

@@ -8,7 +8,18 @@ from support.stepper import Stepper, only
 
 from swapd.core import events as ev
 from swapd.core.departures import MAX_BACKOFF_S, backoff_s
-from swapd.core.effects import Answer, Grant, Launch, RefusalKind, Reject, ReportDeparture, ReportLoad, Stop, Tell
+from swapd.core.effects import (
+    Answer,
+    Effect,
+    Grant,
+    Launch,
+    RefusalKind,
+    Reject,
+    ReportDeparture,
+    ReportLoad,
+    Stop,
+    Tell,
+)
 from swapd.core.lifecycle import WorkerState
 
 
@@ -342,3 +353,24 @@ def test_a_crash_while_draining_for_room_is_a_crash_and_no_eviction() -> None:
     effects = stepper.exit("a")
     assert only(ReportDeparture, effects) == [ReportDeparture("a", "crashed", evicted=False)]
     assert [launch.model_id for launch in only(Launch, effects)] == ["b"]
+
+
+def test_a_load_is_proven_once_the_model_as_it_is_was_ready_and_until_something_goes_wrong() -> None:
+    def launched(effects: list[Effect]) -> list[bool]:
+        return [launch.proven for launch in only(Launch, effects)]
+
+    stepper = Stepper([ram(1000)], model("a", 400))
+    assert launched(stepper.arrive("1", "a")) == [False]
+    stepper.ready("a")
+    stepper.finish("1")
+    stepper.post(ev.UnloadAsked("unload", "a"))
+    stepper.exit("a")
+    assert launched(stepper.arrive("2", "a")) == [True]
+    stepper.ready("a")
+    stepper.exit("a")
+    assert launched(stepper.arrive("3", "a")) == [False], "its worker has crashed"
+    stepper.ready("a")
+    stepper.finish("3")
+    stepper.post(ev.ModelsChanged((model("a", 400, launch_key="2"),)))
+    stepper.exit("a")
+    assert launched(stepper.arrive("4", "a")) == [False], "its file or its settings are others"

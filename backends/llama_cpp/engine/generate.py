@@ -148,7 +148,7 @@ class Generator:
                     request.sampling,
                     request.text,
                     choice_seed(seed, index),
-                    eog_tokens=model.eog_tokens,
+                    eog_tokens=model.eog_tokens if request.sampling.ignore_eos else (),
                     suppressed=model.suppressed_tokens,
                     piece=piece,
                     candidates=self._candidates,
@@ -339,7 +339,7 @@ class Generator:
             if logprobs is not None:
                 logprobs.choose(token, logits)
             tokens.append(token)
-            if token != guess or token in model.eog_tokens or is_complete(sampler):
+            if token != guess or model.is_eog(token) or is_complete(sampler):
                 break
         return tokens
 
@@ -364,7 +364,7 @@ class Generator:
         sequence.unsent_tokens += 1
         job.completion_tokens += 1
         finish: Finish | None = None
-        if token in model.eog_tokens:
+        if model.is_eog(token):
             text, finish = sequence.text.finish(), Finish.STOP
         else:
             piece = model.piece(token, visible=token in job.request.visible_tokens)
