@@ -91,9 +91,10 @@ def _attached(control_fd: int) -> socket.socket:
 
 
 def _wait_for_order() -> Sequence[str] | None:
-    """Import what every worker needs, then wait to be told which one to be. None if nobody wants one."""
-    from backends.llama_cpp import worker  # noqa: F401
+    """Do what is the same for every worker, then wait to be told which one to be. None if nobody wants one."""
+    from backends.llama_cpp import worker
 
+    worker.rehearse()
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return None
