@@ -10,9 +10,10 @@ from support.gguf_files import Shape, write_model
 from backends.base import Offload
 from backends.llama_cpp.backend import LlamaCppBackend
 from backends.llama_cpp.settings import LlamaCppSettings
-from swapd.config.schema import Config, Model
-from swapd.core.spec import Placement, SplitMode
-from swapd.pool.catalog import Entry, inspect, offload
+from swapd.config.schema import Config, Model, Server
+from swapd.core.placement import place
+from swapd.core.spec import RAM, Placement, Room, SplitMode
+from swapd.pool.catalog import Entry, inspect, offload, spare_sizes, unmapped_bytes
 
 TWO_GPUS = ("CUDA0", "CUDA1", "RAM")
 
@@ -93,3 +94,30 @@ def test_models_over_one_file_share_what_they_map_of_it_under_whatever_name(tmp_
 @pytest.mark.parametrize("keys", [{"use_mmap": False}, {"override_tensor": ("ffn_up=CPU",)}])
 def test_what_is_read_or_chosen_by_patterns_is_not_taken_for_shared(tmp_path: Path, keys: dict[str, object]) -> None:
     assert inspected(tmp_path, ("RAM",), **keys).spec.mapped_files is None
+
+
+@pytest.mark.parametrize("repacks", [False, True])
+def test_pages_of_the_file_are_no_memory_beside_it(tmp_path: Path, repacks: bool) -> None:
+    entry = inspected(tmp_path, (RAM,), use_extra_bufts=repacks, use_mmap=True)
+    assert entry.inspection is not None
+    placement = place(entry.spec, Room({RAM: 2**40}))
+    assert placement is not None
+    taken_bytes = placement.device_bytes[RAM]
+    mapped_bytes = entry.inspection.footprint.weights_bytes if entry.inspection.maps_weights else 0
+    assert unmapped_bytes(entry, placement) == taken_bytes - mapped_bytes
+    unmapped = inspected(tmp_path, (RAM,), use_mmap=False)
+    assert unmapped_bytes(unmapped, placement) == taken_bytes
+
+
+def test_there_is_a_spare_of_backends_that_are_in_use_unless_it_is_switched_off(tmp_path: Path) -> None:
+    model, backends = inspected(tmp_path, (RAM,)).model, {"llama_cpp": LlamaCppBackend()}
+    assert spare_sizes(Config(), backends) == {}
+    assert spare_sizes(Config(models={"m": model}), backends) == {"llama_cpp": LlamaCppBackend.spare_bytes}
+    assert spare_sizes(Config(models={"m": model}, server=Server(warm_spare=False)), backends) == {}
+
+
+def test_a_model_with_an_environment_is_never_made_of_a_spare(tmp_path: Path) -> None:
+    entry = inspected(tmp_path, (RAM,))
+    assert entry.spec.spare == "llama_cpp"
+    model = Model(id="m", settings=entry.model.settings, env={"OMP_NUM_THREADS": "2"})
+    assert inspect(model, Config(), LlamaCppBackend(), (RAM,)).spec.spare is None
