@@ -3,8 +3,9 @@
 The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
 once, loading or not, after what it runs. An idle one goes at once, unless
 its turn lasts and clients other than those who wait are likely to ask sooner than a reload takes. A busy
-one is never cut off: it stops receiving grants once its turn is over and the waiting outweighs what its own
-clients would lose by the reload, and at the latest when the waiting model has waited its `max_wait_s`.
+one is never cut off: it stops receiving grants once its turn is over, which is the longer the more a swap takes, and
+the waiting outweighs what its own clients would lose by it, and at the latest when the waiting model has waited its
+`max_wait_s`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ MIN_RELOAD_S = 0.5
 
 LOAD_WEIGHT = 0.3
 """Of the newest load in the running mean of how long a model's loads take."""
+
+TURNS_PER_SWAP = 4.0
+"""A turn lasts so many times as long as the swap that ends it, so that no more than a fifth of the time is lost."""
+
+DRAIN_SERVICES = 2.0
+"""How long the requests that a full worker runs take to end, in mean requests: the last of several is a long one."""
+
+ASSUMED_SERVICE_S = 1.0
+"""Of a request at a model that has served none."""
 
 RARELY_PER_S = 1e-6
 """Nothing costs less to send away than what nobody asks for, and that still by how long it would take to reload."""
@@ -72,8 +82,22 @@ def waiting_weight_s(model: Model, now_s: float) -> float:
 
 
 def turn_ends_s(worker: Worker) -> float:
+    """When the turn that the settings promise ends."""
     assert worker.ready_at_s is not None
     return worker.ready_at_s + worker.spec.turn_s
+
+
+def _drain_s(holder: Model | None) -> float:
+    """How long a busy worker is likely to take until it can leave, with ever more of its slots empty."""
+    service_s = holder.service_s if holder is not None else None
+    return DRAIN_SERVICES * (ASSUMED_SERVICE_S if service_s is None else service_s)
+
+
+def _busy_turn_ends_s(worker: Worker, holder: Model | None, waiter: Model) -> float:
+    """A busy worker's turn, which is longer where the swap is dear."""
+    assert worker.ready_at_s is not None
+    swap_s = _drain_s(holder) + reload_s(waiter, waiter.spec)
+    return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
 
 
 def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s: float) -> float | None:
@@ -120,13 +144,17 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
         expected_s = expected_until_s(holder, waiter, worker.spec, now_s)
         held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
         return min(latest_s, held_until_s)
-    return min(latest_s, max(turn_ends_s(worker), _outweighed_at_s(worker, holder, waiter, now_s)))
+    ends_s = _busy_turn_ends_s(worker, holder, waiter)
+    return min(latest_s, max(ends_s, _outweighed_at_s(worker, holder, waiter, now_s)))
 
 
 def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s: float) -> float:
-    """When the waiter's summed waiting exceeds the seconds the holder's clients would lose to a reload."""
+    """When the waiter's summed waiting exceeds the seconds that the holder's clients would lose.
+
+    They are those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
+    """
     demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
-    needed_s = demand * reload_s(holder, worker.spec)
+    needed_s = demand * (_drain_s(holder) + reload_s(waiter, waiter.spec) + reload_s(holder, worker.spec))
     missing_s = needed_s - waiting_weight_s(waiter, now_s)
     if missing_s <= 0:
         return now_s

@@ -15,9 +15,13 @@ LOAD_S = 4.0
 
 
 def holder_and_waiter(*, waiter_client: str = "bob", **settings: object) -> Stepper:
-    """`a` has just loaded in 4 s and runs `a1` for alice; `b1` has begun to wait for the same memory."""
+    """`a` has just loaded in 4 s and runs `a1` for alice; `b1` has begun to wait for the same memory.
+
+    A request to `a` takes 0.125 s, so that a swap for `b` takes 0.75 s: the drain twice that, the load 0.5 s.
+    """
     a = model("a", 800, turn_s=10.0, **settings)
-    stepper = Stepper([ram(1000)], a, model("b", 800, max_wait_s=60.0))
+    stepper = Stepper([ram(1000)], a, model("b", 800, max_wait_s=60.0, learned_load_s=0.5))
+    stepper.model("a").service_s = 0.125
     stepper.arrive("a1", "a", "alice")
     stepper.ready("a", load_s=LOAD_S)
     stepper.arrive("b1", "b", waiter_client)
@@ -94,14 +98,23 @@ def test_a_busy_worker_stays_to_the_end_of_its_turn() -> None:
     assert may_leave_in_s(stepper) == 10.0
 
 
-def test_after_its_turn_a_busy_worker_stays_until_the_waiting_outweighs_its_reload() -> None:
-    """Four at work would lose 4 s each; one that waits has waited 16 s after 16 s."""
+def test_a_turn_is_longer_where_a_swap_takes_more_of_it() -> None:
+    """Four times as long as the drain, of two mean requests, and the waiter's load."""
+    stepper = holder_and_waiter()
+    stepper.model("a").service_s = 3.0
+    assert may_leave_in_s(stepper) == 4 * (2 * 3.0 + 0.5)
+    stepper.model("a").service_s = None
+    assert may_leave_in_s(stepper) == 4 * (2 * 1.0 + 0.5)
+
+
+def test_after_its_turn_a_busy_worker_stays_until_the_waiting_outweighs_the_swap() -> None:
+    """Four at work would lose 4.75 s each: the swap and their own reload. One that waits has waited 19 s after 19 s."""
     stepper = holder_and_waiter(slots=4)
     for name in ("a2", "a3", "a4"):
         stepper.arrive(name, "a", name)
-    assert may_leave_in_s(stepper) == 4 * LOAD_S
+    assert may_leave_in_s(stepper) == 4 * (0.75 + LOAD_S)
     stepper.arrive("b2", "b", "carol")
-    assert may_leave_in_s(stepper) == 10.0, "two wait: 16 s are summed after 8 s, so the turn's end decides"
+    assert may_leave_in_s(stepper) == 10.0, "two wait: 19 s are summed after 9.5 s, so the turn's end decides"
 
 
 def test_a_busy_worker_stays_no_longer_than_the_waiters_bound() -> None:
