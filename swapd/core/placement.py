@@ -119,14 +119,24 @@ def _ways(spec: ModelSpec, room: Room) -> Iterator[tuple[Layout, str]]:
             kept = f"the experts of the first {n_cpu_moe} blocks in RAM (the GPUs have no room for more)"
             yield layout, f"{whole} on {search.where(layout)}, {kept}"
     if spec.n_gpu_layers is None:
-        n_cpu_moe = max(given, blocks)
-        # All of them may have failed for the copies of GPUs that work in turn, which fewer do without.
-        n_gpu_layers = min(search.most_layers(n_cpu_moe), wanted - 1)
-        for layout in search.layouts(n_gpu_layers, n_cpu_moe) if n_gpu_layers else ():
-            some = f"the last {n_gpu_layers} of {costs.layers} layers (the GPUs have no room for more)"
-            experts = ", without their experts" if n_cpu_moe else ""
-            yield layout, f"{some} on {search.where(layout)}{experts}"
-        yield Layout(), "on the CPU (no GPU has room for a layer)" if n_gpu_layers == 0 else "on the CPU"
+        most = 0
+        # All experts in RAM, or as many as RAM has room for.
+        for n_cpu_moe in range(max(given, blocks), given - 1, -1):
+            # All of them may have failed for the copies of GPUs that work in turn, which fewer do without.
+            n_gpu_layers = min(search.most_layers(n_cpu_moe), wanted - 1)
+            most = max(most, n_gpu_layers)
+            for layout in search.layouts(n_gpu_layers, n_cpu_moe) if n_gpu_layers else ():
+                some = f"the last {n_gpu_layers} of {costs.layers} layers (the GPUs have no room for more)"
+                yield layout, f"{some} on {search.where(layout)}{_without(n_cpu_moe, blocks)}"
+        yield Layout(), "on the CPU (no GPU has room for a layer)" if most == 0 else "on the CPU"
+
+
+def _without(n_cpu_moe: int, blocks: int) -> str:
+    if n_cpu_moe == 0:
+        return ""
+    return (
+        ", without their experts" if n_cpu_moe >= blocks else f", without the experts of the first {n_cpu_moe} blocks"
+    )
 
 
 def _expert_blocks(costs: LayerCosts) -> int:
@@ -177,13 +187,19 @@ class _Search:
         if self.spec.tensor_split:
             counts = range(self.costs.layers, 0, -1)
             return next((count for count in counts if self.on_gpus_fits(self.by_hand(count, n_cpu_moe))), 0)
-        sums = self.sums(n_cpu_moe)
-        alone = self.spec.split_mode is SplitMode.NONE
-        groups = [(gpu,) for gpu in self.gpus] if alone else [tuple(self.gpus)]
-        # Only the first GPU used has copies, but which one that is, is not known yet.
-        fixed_bytes = self.fixed_bytes(0, 1, n_cpu_moe) + self.costs.gpu_layer_copy_bytes
-        tails = [longest_tail(sums, [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]) for group in groups]
-        return self.costs.layers - min(tails)
+        if self.spec.split_mode is SplitMode.NONE:
+            groups = [(gpu,) for gpu in self.gpus]
+        else:
+            groups = [tuple(self.gpus[start:]) for start in range(len(self.gpus))]
+        return max(self._most_layers_on(group, n_cpu_moe) for group in groups)
+
+    def _most_layers_on(self, group: Sequence[str], n_cpu_moe: int) -> int:
+        """The same for GPUs of which the first, which has the copies, gets a layer; none if it has no room for one."""
+        sums, fixed_bytes = self.sums(n_cpu_moe), self.fixed_bytes(0, 1, n_cpu_moe)
+        capacities = [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]
+        capacities[0] -= gpu_copy_bytes(self.costs, 0, n_cpu_moe)
+        first = longest_tail(sums, capacities)
+        return self.costs.layers - first if first < longest_tail(sums, capacities[1:]) else 0
 
     def groups(self, size: int) -> Iterator[tuple[str, ...]]:
         if size == 1 or len(self.gpus) <= MAX_COMBINED_GPUS:

@@ -147,7 +147,9 @@ def every_layout(spec: ModelSpec) -> list[Layout]:
     layers = spec.costs.layers
     gpus = [name for name in GPUS if not spec.devices or name in spec.devices]
     counts = range(layers + 1) if spec.n_gpu_layers is None else [spec.n_gpu_layers]
-    experts = range(layers + 1) if spec.n_cpu_moe is None else [spec.n_cpu_moe]
+    # Blocks without experts could be told to keep them in RAM too, which only ends the work in turns.
+    blocks = max((layer + 1 for layer, size in enumerate(spec.costs.layer_expert_bytes) if size), default=0)
+    experts = range(blocks + 1) if spec.n_cpu_moe is None else [spec.n_cpu_moe]
     found = []
     for size in range(1, 1 + (1 if spec.split_mode is SplitMode.NONE else len(gpus))):
         for group in combinations(gpus, size):
