@@ -23,7 +23,6 @@ from swapd.estimate import estimate as make_estimate
 from swapd.pool import catalog
 from swapd.pool.devices import budgets, discover
 from swapd.pool.learned import Lesson, read_lessons
-from swapd.pool.measure import Surplus
 from swapd.pool.probes import run_probe
 
 FILE_BACKEND = "llama_cpp"
@@ -66,11 +65,7 @@ def _one(
     model: Model, config: Config, backend: Backend, room: Room, lessons: Mapping[str, Lesson]
 ) -> tuple[Estimate, Offload]:
     """By the formulas and what was learned, and where things would go. Raises `CommandError` for an unusable model."""
-
-    def surplus_of(key: str) -> Surplus:
-        return lessons.get(key, Lesson()).surplus
-
-    entry = catalog.inspect(model, config, backend, room.free_bytes, surplus_of)
+    entry = catalog.inspect(model, config, backend, room.free_bytes, lambda key: lessons.get(key, Lesson()))
     if entry.inspection is None or entry.spec.verdict is not None:
         raise CommandError(entry.spec.verdict or "")
     lesson = lessons.get(entry.spec.launch_key, Lesson())
@@ -81,7 +76,7 @@ def _one(
         def spec_with(n_ctx: int) -> ModelSpec | None:
             # What was learned with one context is the best guess for another.
             changed = _with_context(model, backend, n_ctx)
-            other = catalog.inspect(changed, config, backend, room.free_bytes, lambda _: lesson.surplus)
+            other = catalog.inspect(changed, config, backend, room.free_bytes, lambda _: lesson)
             return other.spec if other.spec.costs is not None else None
 
         found = limits(entry.spec, room, spec_with, entry.inspection.n_ctx_train)

@@ -94,9 +94,7 @@ def _models(config: Config, backends: Mapping[str, Backend], devices: Sequence[D
     lessons = read_lessons(state_dir / FILE_NAME)
     names = [device.name for device in devices]
     return [
-        catalog.inspect(
-            model, config, backends[model.backend], names, lambda key: lessons.get(key, Lesson()).surplus
-        ).spec
+        catalog.inspect(model, config, backends[model.backend], names, lambda key: lessons.get(key, Lesson())).spec
         for model in config.models.values()
     ]
 

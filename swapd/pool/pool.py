@@ -1,6 +1,6 @@
 """The shell around the core: one inbox, one loop, effects become tasks, `async with pool.lease(request)`.
 
-Owns the ledger, the worker processes and every task that works on them. All that happens reaches the core as an
+Owns the ledger and every task; `crew` has the worker processes. All that happens reaches the core as an
 event through `post`; all that must be done comes out of `step`. Must never decide anything itself.
 """
 
@@ -10,14 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from backends import control
-from backends.base import Backend, LaunchOrder, LaunchSpec
+from backends.base import Backend
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -28,6 +27,7 @@ from swapd.core.spec import RAM
 from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.asks import Asks
+from swapd.pool.crew import Crew
 from swapd.pool.entries import Entries
 from swapd.pool.inbox import Inbox, Job, closed
 from swapd.pool.journal import Journal
@@ -36,11 +36,9 @@ from swapd.pool.lease import Lease, Place, Ticket
 from swapd.pool.listener import Listener
 from swapd.pool.metering import Metering
 from swapd.pool.places import Places
-from swapd.pool.read_ahead import ReadAheads
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
-from swapd.pool.snapshot import WorkerFacts, in_flight, snapshot
-from swapd.pool.spares import SpareProcess, Spares
+from swapd.pool.snapshot import in_flight, snapshot
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -51,11 +49,9 @@ from swapd.pool.status import (
     RequestStatus,
     Status,
 )
-from swapd.pool.worker import WorkerProcess
 
 log = structlog.get_logger()
 
-OUTPUT_LINES = 1_000
 HAPPENINGS = 500
 
 
@@ -77,7 +73,6 @@ class Pool:
         self._backends = backends
         self._machine = machine
         self._store = store
-        self._runtime_dir = runtime_dir
         self._listener = listener
         self._version = version
         self._loop = asyncio.get_running_loop()
@@ -88,19 +83,25 @@ class Pool:
         names = [device.name for device in machine.devices]
         self._entries = Entries(backends, names, store.lesson, self._inbox.do, self._own)
         self._metering = Metering(
-            machine, backends, store, self._ledger, self._entries, self._pids, self.post, self._inbox.do
+            machine, backends, store, self._ledger, self._entries, lambda: self._crew.pids(), self.post, self._inbox.do
         )
-        self._spares = Spares(backends, self.post, self._own)
-        self._read_aheads = ReadAheads(lambda: machine.free_now()[RAM].free_bytes, self._own)
+        self._crew = Crew(
+            backends,
+            runtime_dir,
+            self._entries,
+            self._metering,
+            lambda: machine.free_now()[RAM].free_bytes,
+            self.post,
+            self._book,
+            self._own,
+        )
         self._config_error: str | None = None
         self._config_loaded_s = self._loop.time()
-        self._workers: dict[int, WorkerProcess] = {}
-        self._outputs: dict[str, Ring[str]] = {}
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._journal = Journal(self._loop.time, time.time)
         self._asks = Asks(self._inbox)
-        self._places = Places(self._ledger, self._load_progress)
+        self._places = Places(self._ledger, self._crew.load_progress)
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -141,7 +142,7 @@ class Pool:
         self._step(event)
         if isinstance(event, ev.WorkerExited):
             # Not before: effects of earlier events may still have named it.
-            del self._workers[event.worker_id]
+            self._crew.forget(event.worker_id)
         if isinstance(item, Job):
             item.finish()
 
@@ -162,17 +163,17 @@ class Pool:
             case ef.Answer(ask_id, refusal):
                 self._asks.answer(ask_id, refusal)
             case ef.Launch():
-                self._launch(effect)
+                self._crew.launch(effect)
             case ef.Stop(worker_id, grace_s):
-                self._workers[worker_id].stop(grace_s)
+                self._crew.stop(worker_id, grace_s)
             case ef.StartSpare(kind, number):
-                self._spares.start(kind, number)
+                self._crew.spares.start(kind, number)
             case ef.StopSpare(kind):
-                self._spares.stop(kind)
+                self._crew.spares.stop(kind)
             case ef.ReadAhead():
-                self._read_ahead(effect)
+                self._crew.read_ahead(effect)
             case ef.StopReadAhead(model_id):
-                self._read_aheads.stop(model_id)
+                self._crew.read_aheads.stop(model_id)
             case ef.Sample(device):
                 self._own(self._metering.sample(device), f"sample {device}")
             case ef.SetTimer(at_s):
@@ -195,64 +196,11 @@ class Pool:
             self._timer.cancel()
         self._timer = None if at_s is None else self._loop.call_at(at_s, self.post, ev.TimerFired())
 
-    def _pids(self) -> Mapping[int, int]:
-        """The processes there are, and the workers they are."""
-        return {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
-
     async def heartbeat(self) -> None:
         """Return once the loop has taken an event that was posted now: proof that scheduling moves."""
         await self._inbox.do(ev.TimerFired)
 
     # -- workers -----------------------------------------------------------------------------------------------
-
-    def _launch(self, effect: ef.Launch) -> None:
-        entry = self._entries.by_id[effect.model_id]
-        self._metering.launched(effect.worker_id, entry, effect.placement)
-        worker = WorkerProcess(
-            effect.worker_id,
-            effect.model_id,
-            self._runtime_dir / f"worker-{effect.worker_id}.sock",
-            self._outputs.setdefault(effect.model_id, Ring(OUTPUT_LINES)),
-            self.post,
-            self._book,
-        )
-        self._workers[effect.worker_id] = worker
-        spare = self._spares.take(entry.model.backend) if effect.from_spare else None
-        self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
-
-    async def _start(
-        self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch, spare: SpareProcess | None
-    ) -> None:
-        """See the worker through to its end, unless the engine's own account shows that too little was reserved."""
-        try:
-            short = await self._metering.probe(entry, effect.placement)
-            if short is not None:
-                worker.give_up(ev.ExitKind.UNDERESTIMATED, short)
-                return
-            if spare is not None and await spare.is_stale():
-                spare.stop()
-            await worker.run(partial(self._describe, entry.model, worker, effect), spare)
-        finally:
-            if spare is not None:
-                spare.stop()
-
-    def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
-        placement = effect.placement
-        order = LaunchOrder(
-            model_id=model.id,
-            socket_path=worker.socket_path,
-            control_fd=control_fd,
-            offload=catalog.offload(placement),
-            portable=effect.portable,
-            proven=effect.proven,
-            env=model.env,
-        )
-        return self._backends[model.backend].launch(model.settings, order)
-
-    def _read_ahead(self, effect: ef.ReadAhead) -> None:
-        entry = self._entries.by_id[effect.model_id]
-        files = self._backends[entry.model.backend].files(entry.model.settings)
-        self._read_aheads.start(effect.model_id, files, catalog.unmapped_bytes(entry, effect.placement))
 
     def _book(self, usage: control.Usage) -> None:
         """A worker counted a request's tokens: tell the metrics, and charge the client."""
@@ -329,21 +277,13 @@ class Pool:
         grant = self._grants.get(effect.request_id)
         if grant is None or grant.done():
             return
-        worker = self._workers[effect.worker_id]
-        lease = Lease(
-            effect.request_id, worker.model_id, worker.worker_id, worker.socket_path, effect.waited_s, worker.lost
-        )
-        grant.set_result(lease)
+        grant.set_result(self._crew.lease(effect.request_id, effect.worker_id, effect.waited_s))
 
     def place(self, request_id: str) -> Place | None:
         return self._places.of(request_id, self._loop.time())
 
     def in_flight(self) -> Sequence[RequestStatus]:
         return in_flight(self._ledger, self._loop.time())
-
-    def _load_progress(self, worker_id: int) -> float | None:
-        worker = self._workers.get(worker_id)
-        return worker.load_progress if worker is not None else None
 
     # -- people ------------------------------------------------------------------------------------------------
 
@@ -381,11 +321,10 @@ class Pool:
         return self._device_status(device)
 
     def logs(self, model_id: str) -> Sequence[str]:
-        output = self._outputs.get(model_id)
-        return output.newest() if output is not None else []
+        return self._crew.output(model_id).newest()
 
     def follow_logs(self, model_id: str) -> AsyncGenerator[str, None]:
-        return self._outputs.setdefault(model_id, Ring(OUTPUT_LINES)).follow()
+        return self._crew.output(model_id).follow()
 
     def happenings(self) -> AsyncGenerator[Happening, None]:
         return self._happenings.follow()
@@ -398,7 +337,7 @@ class Pool:
         return snapshot(
             self._ledger,
             self._entries.by_id,
-            {worker_id: WorkerFacts(worker.pid, worker.load_progress) for worker_id, worker in self._workers.items()},
+            self._crew.facts(),
             self._machine.free_now(),
             self._metering.learned,
             ConfigStatus(
@@ -430,7 +369,7 @@ class Pool:
 
         def swap() -> ev.Event:
             self._config_error, self._config_loaded_s = None, self._loop.time()
-            self._outputs = {key: ring for key, ring in self._outputs.items() if key in entries}
+            self._crew.keep_outputs(entries)
             return self._entries.replace(config, entries)
 
         self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))

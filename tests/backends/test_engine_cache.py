@@ -8,7 +8,8 @@ from random import Random
 import pytest
 from support.engine_driver import ENDLESS, Driver, load, tiny_settings
 
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.batch import Batch
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Generate
 
 SYSTEM = tuple(Random(1).choices(range(20, 500), k=300))

@@ -258,7 +258,7 @@ class Recorded:
         self.picks = 0
         self.is_slow = False
 
-    def pick(self, logits: Any, ctx: int, output: int) -> int:
+    def pick(self, logits: Any) -> int:
         self.picks += 1
         wish = self.wishes[0]
         return wish if np.isfinite(logits[wish]) else int(logits.argmax())
@@ -285,7 +285,7 @@ def test_the_vocabulary_is_masked_only_where_a_token_is_turned_down(tiny: Model)
     for _ in tokens:
         if sampler.complete:
             break
-        token = sampler.pick(row, 0, 0)
+        token = sampler.pick(row)
         sampler.accept(token)
         said.append(token)
     assert sampler.masks <= 3
@@ -314,7 +314,7 @@ def _fields(sampling: Sampling) -> dict[str, Any]:
 
 
 def _row(model: Model) -> Any:
-    from backends.llama_cpp.engine.model import Batch
+    from backends.llama_cpp.engine.batch import Batch
 
     model.clear()
     batch = Batch(3)

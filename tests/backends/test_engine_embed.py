@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from support.engine_driver import Answers, load, settings_for, tiny_settings
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.embed import Embedder, unit_vector
 from backends.llama_cpp.engine.generate import DecodeError
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Output
 
 

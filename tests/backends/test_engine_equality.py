@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from support.engine_driver import ENDLESS, Driver, load, settings_for, text_of, tiny_settings
 
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.batch import Batch
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Finish, Generate, Sampling
 
 COUNT = 16

@@ -22,9 +22,10 @@ from support.engine_driver import (
     tiny_settings,
 )
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.generate import DecodeError
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Finish, Generate, Piece, Prefilled, Sampling
 
 TOPICS = ["the sea", "a red fox", "bread", "the moon", "two robots", "an old clock", "a violin", "rain"]

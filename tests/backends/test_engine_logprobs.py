@@ -72,7 +72,7 @@ class Scripted:
     at: int = field(default=0)
     is_slow: bool = False
 
-    def pick(self, logits: object, ctx: int, output: int) -> int:
+    def pick(self, logits: object) -> int:
         return self.tokens[self.at]
 
     def accept(self, token: int) -> None:

@@ -16,8 +16,9 @@ import pytest
 from support.engine_driver import chat_tokens, load, settings_for
 from support.llama_chain import LlamaChain
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.candidates import Candidates
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.sampler import ChainSampler, GreedySampler, Sampler, make_sampler
 from backends.llama_cpp.engine.stages import SamplingError
 from backends.llama_cpp.engine.types import DEFAULT_STAGES, Sampling, Stage
@@ -55,7 +56,7 @@ def picks(sampler: Sampler, row: Row, count: int, *, accept: bool = False) -> li
     before = row.copy()
     tokens = []
     for _ in range(count):
-        tokens.append(sampler.pick(row, 0, 0))
+        tokens.append(sampler.pick(row))
         if accept:
             sampler.accept(tokens[-1])
     assert (row == before).all(), "a pick leaves the logits alone"
@@ -196,7 +197,7 @@ def test_a_row_that_is_banned_as_a_whole_is_an_error_and_is_left_as_it_was(tempe
     row[2] = 1.0
     sampler = sampler_for(Sampling(temperature=temperature, logit_bias=((2, -math.inf),)))
     with pytest.raises(SamplingError, match="all are banned"):
-        sampler.pick(row, 0, 0)
+        sampler.pick(row)
     assert row[2] == 1.0
 
 
@@ -210,12 +211,12 @@ def test_greedy_needs_no_candidates_and_takes_the_first_of_equals() -> None:
 @pytest.mark.parametrize("settings", [{}, {"presence_penalty": 50.0}, {"xtc_probability": 1e-9}, {"mirostat": 2}])
 def test_what_is_picked_and_turned_down_leaves_no_trace(settings: dict[str, Any]) -> None:
     sampler = sampler_for(Sampling(temperature=0, logit_bias=((0, 0.5),), **settings))
-    assert [sampler.pick(LADDER, 0, 0) for _ in range(3)] == [0] * 3
+    assert [sampler.pick(LADDER) for _ in range(3)] == [0] * 3
     masked = LADDER.copy()
     masked[0] = -math.inf
-    assert sampler.pick(masked, 0, 0) == 1
+    assert sampler.pick(masked) == 1
     sampler.accept(1)
-    assert sampler.pick(LADDER, 0, 0) == 0, "only what was accepted counts"
+    assert sampler.pick(LADDER) == 0, "only what was accepted counts"
     sampler.close()
     sampler.close()
 
@@ -292,7 +293,7 @@ def test_any_settings_give_a_token_that_is_not_banned_on_any_logits(n_vocab: int
             masked = row.copy()
             masked[noise.random(n_vocab) < 0.2] = -np.inf
             masked[next(token for token in range(n_vocab) if token not in banned)] = 0.0
-            token = sampler.pick(masked, 0, 0)
+            token = sampler.pick(masked)
             assert math.isfinite(masked[token]), sampling
             assert token not in banned, sampling
             sampler.accept(token)

@@ -18,7 +18,8 @@ from test_worker_process import launched
 from backends.base import InvalidModelError, Offload
 from backends.control import Failed, FailureKind
 from backends.llama_cpp.backend import LlamaCppBackend
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.batch import Batch
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.params import ModelLoadError
 from backends.llama_cpp.settings import Lora
 

@@ -9,8 +9,9 @@ from support.engine_driver import SMOLLM2, chat_tokens, load, plain_greedy, sett
 from support.gguf_files import Shape, write_model, write_truncated, write_unknown_architecture, write_wrong_magic
 
 from backends.base import Offload
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.logs import is_memory_trouble, reason
-from backends.llama_cpp.engine.model import Batch, Model, ModelLoadError
+from backends.llama_cpp.engine.model import Model, ModelLoadError
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ class Case:
 
 def pick(task: Task) -> int:
     sampler, row = task
-    return sampler.pick(row, 0, 0)
+    return sampler.pick(row)
 
 
 def cases(counts: list[int]) -> list[Case]:

@@ -11,7 +11,7 @@ from support.running_daemon import chat, running_daemon, scripted_yaml
 
 from swapd.simulate.trace import read
 
-MODELS = "  a: {path: a.model, memory_mib: 100, priority: 3}\n"
+MODELS = "  a: {path: a.model, memory_mib: 100}\n"
 
 
 async def test_what_a_daemon_served_is_a_trace_without_what_was_said(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ async def test_what_a_daemon_served_is_a_trace_without_what_was_said(tmp_path: P
     with file.open("rb") as lines:
         trace = read(lines)
     first = trace.requests[0]
-    assert (first.model, first.priority, first.output_tokens) == ("a", 3, 4)
+    assert (first.model, first.priority, first.output_tokens) == ("a", 0, 4)
     assert first.service_s is not None
     assert 0 < first.service_s < 10
     assert trace.models["a"].load_s is not None

@@ -14,8 +14,9 @@ import numpy as np
 from support.gguf_files import Shape, write_model
 
 from backends.base import Offload
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.generate import Generator
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Ended, Finish, Generate, Output, Piece, Prefilled, Sampling
 from backends.llama_cpp.settings import LlamaCppSettings
 

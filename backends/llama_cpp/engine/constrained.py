@@ -56,13 +56,13 @@ class ConstrainedSampler:
         """Whether the grammar allows nothing more: the choice is over."""
         return self._watch is None and self._matcher is not None and self._matcher.complete
 
-    def pick(self, logits: Logits, ctx: int, output: int) -> int:
+    def pick(self, logits: Logits) -> int:
         """Choose the next token. Raises `SamplingError` if none may come, `GrammarError` if that cannot be told."""
         if self._matcher is None:
-            return self._inner.pick(logits, ctx, output)
+            return self._inner.pick(logits)
         if self._watch is not None:
-            return self._pick_free(self._watch, self._matcher, logits, ctx, output)
-        token = self._inner.pick(logits, ctx, output)
+            return self._pick_free(self._watch, self._matcher, logits)
+        token = self._inner.pick(logits)
         if token == self._thought_token or self._matcher.allows(token):
             return token
         try:
@@ -76,7 +76,7 @@ class ConstrainedSampler:
         self.masks += 1
         if self._thought_token is not None:
             allowed[self._thought_token] = True
-        token = self._inner.pick(np.where(allowed, logits, np.float32(-np.inf)), ctx, output)
+        token = self._inner.pick(np.where(allowed, logits, np.float32(-np.inf)))
         assert allowed[token], "the inner sampler chose a token that was masked"
         return token
 
@@ -100,14 +100,14 @@ class ConstrainedSampler:
         self._inner.close()
         self._matcher = None
 
-    def _pick_free(self, watch: Watch, matcher: Matcher, logits: Logits, ctx: int, output: int) -> int:
+    def _pick_free(self, watch: Watch, matcher: Matcher, logits: Logits) -> int:
         """Any token, but what of it lies in the constrained part must follow the grammar."""
         if not self._lazy:
             # The answer must not end before what was asked for.
             logits = logits.copy()
             logits[self._eog_places] = -np.inf
         for turned_down in range(MAX_TURNED_DOWN):
-            token = self._inner.pick(logits, ctx, output)
+            token = self._inner.pick(logits)
             if token in self._eog_tokens:
                 return token
             rest = watch.after(self._piece(token))[1]

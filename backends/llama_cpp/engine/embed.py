@@ -13,8 +13,9 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.generate import DecodeError
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.plan import pack_inputs
 from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Output, Task
 

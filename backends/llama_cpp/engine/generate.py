@@ -7,19 +7,20 @@ Runs in the engine thread only and never blocks but in llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.cache import ContextCache
 from backends.llama_cpp.engine.candidates import Candidates
 from backends.llama_cpp.engine.constrained import constrained, is_complete
 from backends.llama_cpp.engine.crew import Crew
 from backends.llama_cpp.engine.detokenize import TextStream
 from backends.llama_cpp.engine.drafts import Lookup, Pace, draft_lengths
+from backends.llama_cpp.engine.grants import Grant, apart, fill
 from backends.llama_cpp.engine.logprobs import Logprobs
-from backends.llama_cpp.engine.media import EmbeddingBatch, Layout, check_media, decode
-from backends.llama_cpp.engine.model import Batch, Model
-from backends.llama_cpp.engine.plan import TILE_TOKENS, prompt_budget, share_batch, smoothed_rate
+from backends.llama_cpp.engine.media import Layout, check_media, decode
+from backends.llama_cpp.engine.model import Model
+from backends.llama_cpp.engine.plan import prompt_budget, share_batch, smoothed_rate
 from backends.llama_cpp.engine.roster import Roster
 from backends.llama_cpp.engine.sampler import make_sampler
 from backends.llama_cpp.engine.sequence import Job, Sequence
@@ -28,20 +29,6 @@ from backends.llama_cpp.engine.types import Finish, Generate, Output, Piece, Pre
 from backends.llama_cpp.settings import MAX_DRAFT_TOKENS
 
 _NO_ROOM, _BAD_BATCH = 1, -1
-
-
-@dataclass(slots=True)
-class Grant:
-    """What a batch holds of one sequence: its next `count` pending tokens, and guesses at what follows them."""
-
-    sequence: Sequence
-    count: int
-    draft: list[int] = field(default_factory=list)
-    """Only behind a sequence's last token."""
-    row: int = -1
-    """Number of the batch's output that belongs to the last pending token; each guess has the next one."""
-    output: int = -1
-    """Where in the batch that token is."""
 
 
 class DecodeError(Exception):
@@ -231,13 +218,13 @@ class Generator:
 
     def _decode(self, grants: list[Grant], outputs: list[Output]) -> None:
         """Decode a batch and sample. An invalid one is halved until the culprit is alone, and only that fails."""
-        todo = _apart(grants)
+        todo = apart(grants)
         while todo:
             grants = [grant for grant in todo.pop() if grant.sequence.place is not None]
             if not grants:
                 continue
             started_s = self._now_s()
-            batch = self._fill(grants)
+            batch = fill(self._batch, grants)
             code = decode(self._model, batch)
             if code == 0:
                 self._measure(grants, len(batch), self._now_s() - started_s)
@@ -253,38 +240,6 @@ class Generator:
                 todo += [grants[middle:], grants[:middle]]
             else:
                 raise DecodeError(f"llama_decode returned {code}")
-
-    def _fill(self, grants: list[Grant]) -> Batch | EmbeddingBatch:
-        """Write the batch, and into each grant that gets logits where they will be."""
-        if grants[0].sequence.medium is not None:
-            return _medium_batch(grants[0])
-        batch = self._batch
-        batch.clear()
-        single = [grant for grant in grants if grant.sequence.pending == 1 and not grant.draft]
-        # Whole tiles before odd ends and single tokens, so that they lie on the tiles of attention.
-        chunks = sorted(
-            (grant for grant in grants if grant.sequence.pending > 1 or grant.draft),
-            key=lambda grant: grant.count % TILE_TOKENS != 0,
-        )
-        for grant in chunks:
-            sequence = grant.sequence
-            assert sequence.place is not None
-            start = sequence.cached
-            end = start + grant.count
-            outputs = 1 + len(grant.draft) if end == len(sequence.tokens) else 0
-            if outputs:
-                grant.row, grant.output = batch.outputs, len(batch) + grant.count - 1
-            tokens = sequence.tokens[start:end] + grant.draft
-            batch.add_chunk(tokens, sequence.position, sequence.place.seq_id, outputs=outputs)
-        for index, grant in enumerate(single):
-            grant.row, grant.output = batch.outputs + index, len(batch) + index
-        if single:
-            batch.add_single(
-                [grant.sequence.tokens[-1] for grant in single],
-                [grant.sequence.position for grant in single],
-                [grant.sequence.place.seq_id for grant in single if grant.sequence.place is not None],
-            )
-        return batch
 
     def _measure(self, grants: list[Grant], tokens: int, seconds: float) -> None:
         self.batches += -(-tokens // self._model.n_ubatch)
@@ -332,7 +287,7 @@ class Generator:
             try:
                 if logprobs is not None:
                     logprobs.observe(logits)
-                token = sampler.pick(logits, model.ctx, grant.output + at)
+                token = sampler.pick(logits)
                 sampler.accept(token)
             except SamplingError as error:
                 return error
@@ -390,17 +345,3 @@ class Generator:
             self._leave(sequence)
             if not job.live:
                 self._end(job, None, outputs)
-
-
-def _apart(grants: list[Grant]) -> list[list[Grant]]:
-    """What goes into one batch each, the last first: all that is text together, and every medium alone."""
-    text = [grant for grant in grants if grant.sequence.medium is None]
-    media = [[grant] for grant in grants if grant.sequence.medium is not None]
-    return [*reversed(media), text]
-
-
-def _medium_batch(grant: Grant) -> EmbeddingBatch:
-    sequence, medium = grant.sequence, grant.sequence.medium
-    assert medium is not None
-    assert sequence.place is not None
-    return EmbeddingBatch(medium, sequence.cached - medium.start, grant.count, sequence.place.seq_id)

@@ -16,7 +16,8 @@ from itertools import accumulate
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.batch import Batch
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import MediaSpan
 
 _ID_BITS = 62

@@ -1,6 +1,6 @@
 """A thin ctypes face over one llama.cpp model and its context.
 
-Owns both pointers and the arrays a batch is made in. Decides nothing about requests. Everything but tokenizing
+Owns both pointers. Decides nothing about requests. Everything but tokenizing
 and reading the vocabulary is for the engine's one thread only.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from backends.base import Offload
 from backends.llama_cpp.engine import logs, vocabulary
 from backends.llama_cpp.engine.adapters import apply_adapters, load_adapters
+from backends.llama_cpp.engine.batch import AnyBatch, Batch
 from backends.llama_cpp.engine.cuts import LONG_CHARS, Cuts
 from backends.llama_cpp.engine.grammars import Grammars
 from backends.llama_cpp.engine.params import (
@@ -36,78 +37,12 @@ from backends.llama_cpp.settings import LlamaCppSettings
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-__all__ = ["Batch", "Model", "ModelLoadError"]
+__all__ = ["Model", "ModelLoadError"]
 
 WARM_UP_TOKENS = 16
 """Enough for the kernels of batches, which are others than those of single tokens."""
 BRIEF_WARM_UP_TOKENS = 2
 _META_BYTES = 256
-
-
-class AnyBatch(Protocol):
-    """A `llama_batch` and what it asks for."""
-
-    @property
-    def struct(self) -> Any: ...
-
-    @property
-    def outputs(self) -> int:
-        """Tokens with a row of logits."""
-        ...
-
-    def __len__(self) -> int: ...
-
-
-class Batch:
-    """A `llama_batch` over numpy arrays of our own: filled by slices, freed with this object."""
-
-    def __init__(self, capacity: int) -> None:
-        self.token = np.zeros(capacity, np.int32)
-        self.pos = np.zeros(capacity, np.int32)
-        self.seq = np.zeros(capacity, np.int32)
-        self.output = np.zeros(capacity, np.int8)
-        self._one = np.ones(capacity, np.int32)
-        self._positions = np.arange(capacity, dtype=np.int32)
-        step = self.seq.itemsize
-        self._seq_pointers = self.seq.ctypes.data + np.arange(capacity, dtype=np.uintp) * np.uintp(step)
-        self.struct = llama.llama_batch(
-            token=self.token.ctypes.data_as(ctypes.POINTER(llama.llama_token)),
-            pos=self.pos.ctypes.data_as(ctypes.POINTER(llama.llama_pos)),
-            n_seq_id=self._one.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            seq_id=self._seq_pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
-            logits=self.output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-        self.outputs = 0
-
-    def __len__(self) -> int:
-        return int(self.struct.n_tokens)
-
-    def clear(self) -> None:
-        self.struct.n_tokens = self.outputs = 0
-
-    def add_single(self, tokens: Sequence[int], positions: Sequence[int], seq_ids: Sequence[int]) -> None:
-        """One token each of several sequences, all with an output."""
-        start = len(self)
-        end = start + len(tokens)
-        self.token[start:end] = tokens
-        self.pos[start:end] = positions
-        self.seq[start:end] = seq_ids
-        self.output[start:end] = 1
-        self.outputs += end - start
-        self.struct.n_tokens = end
-
-    def add_chunk(self, tokens: Sequence[int], position: int, seq_id: int, *, outputs: int) -> None:
-        """Consecutive tokens of one sequence; `outputs` of them, from the last, get logits."""
-        start = len(self)
-        end = start + len(tokens)
-        self.token[start:end] = tokens
-        np.add(self._positions[: end - start], position, out=self.pos[start:end])
-        self.seq[start:end] = seq_id
-        self.output[start:end] = 0
-        self.output[end - outputs : end] = 1
-        self.outputs += outputs
-        self.struct.n_tokens = end
 
 
 class Model:

@@ -41,12 +41,12 @@ class Sampler(Protocol):
         """Whether a pick takes long enough, outside of Python, to be worth a thread of its own."""
         ...
 
-    def pick(self, logits: Logits, ctx: int, output: int) -> int:
+    def pick(self, logits: Logits) -> int:
         """Choose the next token without accepting it.
 
-        `logits` is the row of the batch token number `output`, of which some may have been set to minus infinity. It
-        is left as it was, so that another may be picked from it after more of it was masked. Raises `SamplingError`
-        if it has no token to choose.
+        `logits` is a row of the batch, of which some may have been set to minus infinity. It is left as it was, so
+        that another may be picked from it after more of it was masked. Raises `SamplingError` if it has no token to
+        choose.
         """
         ...
 
@@ -68,7 +68,7 @@ class GreedySampler:
     def __init__(self, edits: Sequence[Edit]) -> None:
         self._edits = edits
 
-    def pick(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002
+    def pick(self, logits: Logits) -> int:
         saved = apply(self._edits, logits)
         try:
             best = int(logits.argmax())
@@ -139,7 +139,7 @@ class ChainSampler:
         self._min_p = min_p
         self.is_slow = not (largest_only or min_p) and candidates.n_vocab >= SLOW_VOCABULARY
 
-    def pick(self, logits: Logits, ctx: int, output: int) -> int:  # noqa: ARG002
+    def pick(self, logits: Logits) -> int:
         candidates = self._candidates
         saved = apply(self._edits, logits)
         try:

@@ -16,8 +16,9 @@ from support.engine_driver import ENDLESS, MAX_STEPS, Driver, text_of
 from support.mmproj_files import png, wav, write_gemma3, write_llava, write_qwen2vl, write_qwen3vl, write_ultravox
 from support.seeing import AFTER, BEFORE, Seeing, heard, image, seeing, seeing_settings
 
+from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.media import Layout
-from backends.llama_cpp.engine.model import Batch, Model
+from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.types import Generate, Prefilled, Sampling
 from backends.llama_cpp.media.parts import Medium
 from backends.llama_cpp.media.reader import Prompt

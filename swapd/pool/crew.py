@@ -1,0 +1,142 @@
+"""The worker processes there are: made, described, read ahead for, told to stop, and what they print.
+
+Owns them, the spares they are made of and their output. Must never decide that one starts or stops: the core does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backends import control
+from backends.base import Backend, LaunchOrder, LaunchSpec
+from swapd.config.schema import Model
+from swapd.core import effects as ef
+from swapd.core import events as ev
+from swapd.pool import catalog
+from swapd.pool.entries import Entries
+from swapd.pool.lease import Lease
+from swapd.pool.metering import Metering
+from swapd.pool.read_ahead import ReadAheads
+from swapd.pool.ring import Ring
+from swapd.pool.snapshot import WorkerFacts
+from swapd.pool.spares import SpareProcess, Spares
+from swapd.pool.worker import WorkerProcess
+
+OUTPUT_LINES = 1_000
+
+
+class Crew:
+    """Performs what the core decides about workers. `own` takes a task into the pool's care."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        runtime_dir: Path,
+        entries: Entries,
+        metering: Metering,
+        free_ram_bytes: Callable[[], int],
+        post: Callable[[ev.Event], None],
+        book: Callable[[control.Usage], None],
+        own: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
+    ) -> None:
+        self._backends = backends
+        self._runtime_dir = runtime_dir
+        self._entries = entries
+        self._metering = metering
+        self._post = post
+        self._book = book
+        self._own = own
+        self._workers: dict[int, WorkerProcess] = {}
+        self._outputs: dict[str, Ring[str]] = {}
+        self.spares = Spares(backends, post, own)
+        self.read_aheads = ReadAheads(free_ram_bytes, own)
+
+    def launch(self, effect: ef.Launch) -> None:
+        """Begin a worker's life. Exactly one `WorkerExited` is posted at its end."""
+        entry = self._entries.by_id[effect.model_id]
+        self._metering.launched(effect.worker_id, entry, effect.placement)
+        worker = WorkerProcess(
+            effect.worker_id,
+            effect.model_id,
+            self._runtime_dir / f"worker-{effect.worker_id}.sock",
+            self.output(effect.model_id),
+            self._post,
+            self._book,
+        )
+        self._workers[effect.worker_id] = worker
+        spare = self.spares.take(entry.model.backend) if effect.from_spare else None
+        self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
+
+    async def _start(
+        self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch, spare: SpareProcess | None
+    ) -> None:
+        """See the worker through to its end, unless the engine's own account shows that too little was reserved."""
+        try:
+            short = await self._metering.probe(entry, effect.placement)
+            if short is not None:
+                worker.give_up(ev.ExitKind.UNDERESTIMATED, short)
+                return
+            if spare is not None and await spare.is_stale():
+                spare.stop()
+            await worker.run(partial(self._describe, entry.model, worker, effect), spare)
+        finally:
+            if spare is not None:
+                spare.stop()
+
+    def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
+        order = LaunchOrder(
+            model_id=model.id,
+            socket_path=worker.socket_path,
+            control_fd=control_fd,
+            offload=catalog.offload(effect.placement),
+            portable=effect.portable,
+            proven=effect.proven,
+            env=model.env,
+        )
+        return self._backends[model.backend].launch(model.settings, order)
+
+    def stop(self, worker_id: int, grace_s: float) -> None:
+        """Terminate it, and kill it after the grace."""
+        self._workers[worker_id].stop(grace_s)
+
+    def forget(self, worker_id: int) -> None:
+        """It has ended, and no effect names it any more."""
+        del self._workers[worker_id]
+
+    def read_ahead(self, effect: ef.ReadAhead) -> None:
+        """Have a model's files in the page cache before its worker asks for them."""
+        entry = self._entries.by_id[effect.model_id]
+        files = self._backends[entry.model.backend].files(entry.model.settings)
+        self.read_aheads.start(effect.model_id, files, catalog.unmapped_bytes(entry, effect.placement))
+
+    # -- what is known of them ---------------------------------------------------------------------------------
+
+    def lease(self, request_id: str, worker_id: int, waited_s: float) -> Lease:
+        """A request's place at a worker."""
+        worker = self._workers[worker_id]
+        return Lease(request_id, worker.model_id, worker_id, worker.socket_path, waited_s, worker.lost)
+
+    def pids(self) -> Mapping[int, int]:
+        """The processes there are, and the workers they are."""
+        return {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
+
+    def facts(self) -> Mapping[int, WorkerFacts]:
+        """Of each worker, for people."""
+        return {one.worker_id: WorkerFacts(one.pid, one.load_progress) for one in self._workers.values()}
+
+    def load_progress(self, worker_id: int) -> float | None:
+        """From 0 to 1, if it is known."""
+        worker = self._workers.get(worker_id)
+        return worker.load_progress if worker is not None else None
+
+    def output(self, model_id: str) -> Ring[str]:
+        """The last lines that a model's workers have printed."""
+        return self._outputs.setdefault(model_id, Ring(OUTPUT_LINES))
+
+    def keep_outputs(self, model_ids: Collection[str]) -> None:
+        """Forget what workers of other models have printed."""
+        self._outputs = {key: ring for key, ring in self._outputs.items() if key in model_ids}
