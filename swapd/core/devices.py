@@ -6,7 +6,7 @@ to say, what is placed where `room`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from swapd.core.departures import leave
 from swapd.core.effects import Answer, Effect, Sample, Tell
@@ -23,7 +23,6 @@ from swapd.core.ledger import (
     Settling,
     Worker,
 )
-from swapd.core.room import looks_at, wants_worker
 from swapd.core.spec import RAM, DeviceSpec, shared_memories
 
 SETTLE_S = 10.0
@@ -121,10 +120,13 @@ def _note_returned(ledger: Ledger, event: MemorySampled) -> None:
     ledger.settling = kept
 
 
-def ask_samples(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    """Ask every device whose time has come. Each is asked as often as there is a reason to, and else never."""
+def ask_samples(ledger: Ledger, watched: Collection[str], now_s: float, effects: list[Effect]) -> None:
+    """Ask every device whose time has come. Each is asked as often as there is a reason to, and else never.
+
+    `watched` are those that models which wait for room may be placed on.
+    """
     for name, device in ledger.devices.items():
-        at_s = _sample_at_s(ledger, device, now_s)
+        at_s = _sample_at_s(ledger, device, watched, now_s)
         if at_s is not None and now_s >= at_s:
             device.asked_at_s = now_s
             if device.silent_since_s is None:
@@ -132,31 +134,31 @@ def ask_samples(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
             effects.append(Sample(name))
 
 
-def _sample_at_s(ledger: Ledger, device: Device, now_s: float) -> float | None:
+def _sample_at_s(ledger: Ledger, device: Device, watched: Collection[str], now_s: float) -> float | None:
     """When to ask it next; None lets it sleep. Not after `now_s` means now."""
-    every_s = _sample_every_s(ledger, device, now_s)
+    every_s = _sample_every_s(ledger, device, watched)
     if every_s is None:
         return None
     return now_s if device.asked_at_s is None else device.asked_at_s + every_s
 
 
-def _sample_every_s(ledger: Ledger, device: Device, now_s: float) -> float | None:
+def _sample_every_s(ledger: Ledger, device: Device, watched: Collection[str]) -> float | None:
     name = device.spec.name
     if any(entry.device == name for entry in ledger.settling):
         return SAMPLE_EVERY_S * device.slowness
     if not device.spec.metered or device.paused or ledger.closing:
         return None
-    if any(wants_worker(ledger, model, now_s) and name in looks_at(ledger, model) for model in ledger.models.values()):
+    if name in watched:
         return WATCH_EVERY_S * device.slowness
     return GUARD_EVERY_S if ledger.charged_bytes(name) and not device.spec.slow_meter else None
 
 
-def device_deadlines(ledger: Ledger, now_s: float) -> Iterator[float]:
+def device_deadlines(ledger: Ledger, watched: Collection[str], now_s: float) -> Iterator[float]:
     """When a device has to be looked at again."""
     for entry in ledger.settling:
         yield entry.until_s
     for device in ledger.devices.values():
-        at_s = _sample_at_s(ledger, device, now_s)
+        at_s = _sample_at_s(ledger, device, watched, now_s)
         if at_s is not None:
             yield at_s
 

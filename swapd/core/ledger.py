@@ -6,7 +6,7 @@ Owns the records and their invariants (`check`). Holds no policy: it never decid
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swapd.core.demand import Demand
@@ -43,7 +43,7 @@ class Departure:
         return self.for_model is not None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
     """One process, from the moment its memory is reserved until it is reaped."""
 
@@ -95,7 +95,7 @@ class Ask:
     asked_at_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     """One entry of the list: its queue and what was learned of it."""
 
@@ -130,6 +130,8 @@ class Model:
     demand: Demand = field(default_factory=Demand)
     service_s: float | None = None
     last_eviction: Eviction | None = None
+    #: Why it never fits, with what that was worked out from.
+    misfit: tuple[Hashable, str | None] | None = None
 
     @property
     def id(self) -> str:
@@ -141,7 +143,7 @@ class Model:
         return Room(free, room.shares)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Device:
     spec: DeviceSpec
     #: As last read, and when that was.
@@ -211,6 +213,8 @@ class Ledger:
     models: dict[str, Model] = field(default_factory=dict)
     #: Every worker that is not gone, oldest first. Its model may have been removed from the list.
     workers: dict[int, Worker] = field(default_factory=dict)
+    #: The same by model.
+    by_model: dict[str, dict[int, Worker]] = field(default_factory=dict)
     settling: list[Settling] = field(default_factory=list)
     #: By kind, those that there are to be.
     spares: dict[str, Spare] = field(default_factory=dict)
@@ -228,7 +232,7 @@ class Ledger:
     spare_starts: int = 0
 
     def workers_of(self, model_id: str) -> Iterator[Worker]:
-        return (worker for worker in self.workers.values() if worker.model_id == model_id)
+        return iter(self.by_model.get(model_id, {}).values())
 
     def staying(self, model_id: str) -> list[Worker]:
         """The model's workers that have not been told to leave, the one it would miss most first."""
@@ -271,13 +275,18 @@ class Ledger:
         """What this model could ever have: the budgets, less what pinned workers of others hold for good."""
         return self._without_pinned(model, {name: device.spec.budget_bytes for name, device in self.devices.items()})
 
+    @property
+    def limits(self) -> Hashable:
+        """What `budget_room` goes by: it is the same for a model as long as this is."""
+        pinned = (worker.id for worker in self._pinned())
+        return (*(device.spec for device in self.devices.values()), *pinned)
+
     def open_room(self, model: Model) -> Room:
         """What this model could have if every other left that may be asked to, and paused devices were given back."""
         return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})
 
     def _without_pinned(self, model: Model, sizes: dict[str, int]) -> Room:
-        others = (one for one in self.workers.values() if one.model_id != model.id and one.state not in LEAVING_STATES)
-        pinned = [worker for worker in others if self.is_pinned(worker)]
+        pinned = [worker for worker in self._pinned() if worker.model_id != model.id]
         for name in sizes:
             sizes[name] -= held_bytes(pinned, name)
         files = model.spec.mapped_files
@@ -287,10 +296,14 @@ class Ledger:
             sizes[RAM] += sum(pages.size_bytes for pages in same)
         return self.room(sizes)
 
+    def _pinned(self) -> Iterator[Worker]:
+        pinned = (one for one in self.workers.values() if one.spec.pin and one.state not in LEAVING_STATES)
+        return (worker for worker in pinned if self.is_pinned(worker))
+
     def mapped(self) -> set[Pages]:
         """Pages that stay mapped: the next worker of the same files has them already."""
-        staying = (worker for worker in self.workers.values() if worker.state not in LEAVING_STATES)
-        return {worker.pages for worker in staying if worker.pages is not None}
+        mapping = ((one.pages, one.state) for one in self.workers.values())
+        return {pages for pages, state in mapping if pages is not None and state not in LEAVING_STATES}
 
     def mappers(self, pages: Pages | None) -> int:
         """How many workers that stay map these pages."""
@@ -355,7 +368,7 @@ class Ledger:
             pages=pages_of(spec, placement),
         )
         self.next_worker_id += 1
-        self.workers[worker.id] = worker
+        self.workers[worker.id] = self.by_model.setdefault(spec.id, {})[worker.id] = worker
         return worker
 
     def remove_worker(self, worker: Worker) -> None:
@@ -363,6 +376,10 @@ class Ledger:
         assert not worker.running
         worker.move(Cause.EXITED)
         del self.workers[worker.id]
+        siblings = self.by_model[worker.model_id]
+        del siblings[worker.id]
+        if not siblings:
+            del self.by_model[worker.model_id]
 
     def note_release(self) -> None:
         """Charges went down: a budget that was cut tolerates no more than what is left."""

@@ -38,7 +38,7 @@ def place(spec: ModelSpec, room: Room) -> Placement | None:
 
 
 # While a model waits it is asked again after every event, and hardly ever with a new answer.
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _place(
     spec: ModelSpec, free_bytes: tuple[tuple[str, int], ...], shares: tuple[tuple[str, str], ...]
 ) -> Placement | None:
@@ -90,6 +90,7 @@ def usable_gpus(spec: ModelSpec, room: Room) -> list[str]:
     return names
 
 
+@lru_cache(maxsize=256)
 def _natural(name: str) -> tuple[str, int]:
     """CUDA2 before CUDA10."""
     number = re.search(r"\d+$", name)

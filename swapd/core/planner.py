@@ -17,7 +17,16 @@ from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger,
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
 from swapd.core.pressure import shrink_to_budgets, yield_to_others
-from swapd.core.room import make_room, needs_worker, next_room_s, read_ahead, why_waiting
+from swapd.core.room import (
+    LeaveTimes,
+    make_room,
+    needs_worker,
+    next_room_s,
+    read_ahead,
+    wanting,
+    watched_devices,
+    why_waiting,
+)
 from swapd.core.spares import keep_spares, spare_deadlines
 
 
@@ -27,20 +36,34 @@ def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     _stop_stuck(ledger, now_s, effects)
     _reprieve_unneeded(ledger, now_s, effects)
     _finish_drains(ledger, now_s, effects)
-    for model in list(ledger.models.values()):
-        _refuse_hopeless(ledger, model, now_s, effects)
-        _refuse_overdue(ledger, model, now_s, effects)
-        _grant(ledger, model, now_s, effects)
-        _refuse_overflow(ledger, model, now_s, effects)
+    for model in ledger.models.values():
+        if model.waiting or model.load_asks:
+            _serve(ledger, model, now_s, effects)
     _unload_idle(ledger, now_s, effects)
     shrink_to_budgets(ledger, now_s, effects)
     yield_to_others(ledger, now_s, effects)
     answer_pauses(ledger, effects)
-    make_room(ledger, now_s, effects)
+    times = LeaveTimes(ledger, now_s)
+    make_room(ledger, times, now_s, effects)
     keep_spares(ledger, now_s, effects)
     read_ahead(ledger, effects)
-    ask_samples(ledger, now_s, effects)
-    _set_timer(ledger, now_s, effects)
+    needy = wanting(ledger, now_s)
+    watched = watched_devices(ledger, needy)
+    ask_samples(ledger, watched, now_s, effects)
+    deadlines = [
+        *device_deadlines(ledger, watched, now_s),
+        *_deadlines(ledger, now_s),
+        next_room_s(ledger, needy, times, now_s),
+    ]
+    _set_timer(ledger, [at_s for at_s in deadlines if at_s is not None], now_s, effects)
+
+
+def _serve(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
+    """Bring a model's own queue to where nothing more can be done without room for it."""
+    _refuse_hopeless(ledger, model, now_s, effects)
+    _refuse_overdue(ledger, model, now_s, effects)
+    _grant(ledger, model, now_s, effects)
+    _refuse_overflow(ledger, model, now_s, effects)
 
 
 def stuck_at_s(worker: Worker) -> float | None:
@@ -110,7 +133,7 @@ def hopeless(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
     if verdict is not None:
         return Refusal(RefusalKind.INVALID_MODEL, verdict)
     if all(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
-        reason = misfit(model.spec, ledger.budget_room(model))
+        reason = _misfit(ledger, model)
         if reason is not None:
             return Refusal(RefusalKind.DOES_NOT_FIT, reason)
         if model.retry_at_s is not None and now_s < model.retry_at_s:
@@ -119,9 +142,15 @@ def hopeless(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
     return None
 
 
+def _misfit(ledger: Ledger, model: Model) -> str | None:
+    """Why it can never fit. Asked of every model that waits at every turn, with the same answer nearly always."""
+    known_by = (model.spec, ledger.limits)
+    if model.misfit is None or model.misfit[0] != known_by:
+        model.misfit = (known_by, misfit(model.spec, ledger.budget_room(model)))
+    return model.misfit[1]
+
+
 def _refuse_hopeless(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
-    if not model.waiting and not model.load_asks:
-        return
     refusal = hopeless(ledger, model, now_s)
     if refusal is not None:
         refuse_all(ledger, model, refusal, effects)
@@ -130,9 +159,7 @@ def _refuse_hopeless(ledger: Ledger, model: Model, now_s: float, effects: list[E
 def _refuse_overdue(ledger: Ledger, model: Model, now_s: float, effects: list[Effect]) -> None:
     """Requests, and people who asked for a load, wait no longer than `queue_timeout_s`."""
     limit_s = model.spec.queue_timeout_s
-    for request in list(model.waiting.values()):
-        if now_s < request.arrived_at_s + limit_s:
-            break
+    while model.waiting and now_s >= (request := next(iter(model.waiting.values()))).arrived_at_s + limit_s:
         what = f"the request waited {limit_s:g} s (queue.timeout) for model {model.id!r}"
         refuse(ledger, request.id, _waited_too_long(ledger, model, what, now_s), effects)
     while model.load_asks and now_s >= model.load_asks[0].asked_at_s + limit_s:
@@ -189,7 +216,6 @@ def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
 
 
 def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
-    yield from device_deadlines(ledger, now_s)
     yield from spare_deadlines(ledger, now_s)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
@@ -203,11 +229,10 @@ def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
             yield model.load_asks[0].asked_at_s + model.spec.queue_timeout_s
         if model.spec.pin and model.retry_at_s is not None and model.retry_at_s > now_s:
             yield model.retry_at_s
-    yield next_room_s(ledger, now_s)
 
 
-def _set_timer(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    at_s = min((at_s for at_s in _deadlines(ledger, now_s) if at_s is not None), default=None)
+def _set_timer(ledger: Ledger, deadlines: list[float], now_s: float, effects: list[Effect]) -> None:
+    at_s = min(deadlines, default=None)
     assert at_s is None or at_s > now_s, f"something due at {at_s} was left undone at {now_s}"
     if at_s != ledger.timer_at_s:
         ledger.timer_at_s = at_s

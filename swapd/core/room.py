@@ -7,7 +7,7 @@ back and that later models may not take, so a large model is not overtaken for e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Launch, ReadAhead, StopReadAhead, Tell
@@ -34,6 +34,8 @@ def needs_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
 
 def wants_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
     """Whether this model wants a worker: its first one, or one more beside those that are full."""
+    if not (model.waiting or model.load_asks or model.spec.pin):
+        return False
     return needs_worker(ledger, model, now_s) or wants_replica(ledger, model, now_s)
 
 
@@ -45,6 +47,41 @@ def looks_at(ledger: Ledger, model: Model) -> list[str]:
     return [*gpus, RAM]
 
 
+def wanting(ledger: Ledger, now_s: float) -> list[Model]:
+    """The models that want a worker."""
+    return [model for model in ledger.models.values() if wants_worker(ledger, model, now_s)]
+
+
+def watched_devices(ledger: Ledger, needy: Iterable[Model]) -> set[str]:
+    """The devices that one of these models may be placed on."""
+    watched: set[str] = set()
+    for model in needy:
+        watched.update(looks_at(ledger, model))
+        if watched >= ledger.devices.keys():
+            break
+    return watched
+
+
+class LeaveTimes:
+    """When each worker may be asked to leave for each model: worked out once for one plan."""
+
+    def __init__(self, ledger: Ledger, now_s: float) -> None:
+        self._ledger = ledger
+        self._now_s = now_s
+        self._known: dict[Model, list[tuple[Worker, float]]] = {}
+
+    def of(self, waiter: Model) -> list[tuple[Worker, float]]:
+        """Those that may be at some time. One that is not after now means now."""
+        if waiter not in self._known:
+            times = [(one, leave_at_s(self._ledger, one, waiter, self._now_s)) for one in self._ledger.workers.values()]
+            self._known[waiter] = [(worker, at_s) for worker, at_s in times if at_s is not None]
+        return self._known[waiter]
+
+    def forget(self) -> None:
+        """Somebody was launched or asked to leave."""
+        self._known.clear()
+
+
 def in_order(ledger: Ledger, now_s: float) -> list[Model]:
     """The models that want a worker, first the one that is to be helped first."""
 
@@ -54,24 +91,37 @@ def in_order(ledger: Ledger, now_s: float) -> list[Model]:
         has_one = bool(ledger.staying(model.id))
         return (has_one, model.claim is None, -aged_priority(model.spec.priority, now_s - since_s), since_s, model.id)
 
-    return sorted((model for model in ledger.models.values() if wants_worker(ledger, model, now_s)), key=rank)
+    return sorted(wanting(ledger, now_s), key=rank)
 
 
-def make_room(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
+def make_room(ledger: Ledger, times: LeaveTimes, now_s: float, effects: list[Effect]) -> None:
     """Launch what fits now; for the rest, claim what is leaving, and ask others to leave when it is time."""
     claimed = dict.fromkeys(ledger.devices, 0)
     needy = in_order(ledger, now_s)
+    helped = set(needy)
     for model in ledger.models.values():
-        if model not in needy:
+        if model.claim is not None and model not in helped:
             model.claim = None
+    stale = {name for name, device in ledger.devices.items() if not device.is_fresh(now_s)}
+    there, coming = _there_and_coming(ledger)
     for model in needy:
-        soon = {name: ledger.free_bytes(name) + ledger.leaving_bytes(name) - claimed[name] for name in ledger.devices}
-        free = {name: min(ledger.free_bytes(name), soon[name]) for name in ledger.devices}
-        if all(ledger.devices[name].is_fresh(now_s) for name in looks_at(ledger, model) if name in ledger.devices):
-            model.claim = _help(ledger, model, free, soon, now_s, effects)
+        soon = {name: size_bytes - claimed[name] for name, size_bytes in coming.items()}
+        free = {name: min(there[name], soon[name]) for name in there}
+        if not stale or stale.isdisjoint(looks_at(ledger, model)):
+            done = len(effects)
+            model.claim = _help(ledger, model, free, soon, times, now_s, effects)
+            if len(effects) > done:
+                there, coming = _there_and_coming(ledger)
+                times.forget()
         if model.claim is not None:
             for name, size_bytes in needed_bytes(model.spec, model.claim, ledger.mapped()).items():
                 claimed[name] += size_bytes
+
+
+def _there_and_coming(ledger: Ledger) -> tuple[dict[str, int], dict[str, int]]:
+    """What is free on each device, and with that what is on its way back."""
+    there = {name: ledger.free_bytes(name) for name in ledger.devices}
+    return there, {name: size_bytes + ledger.leaving_bytes(name) for name, size_bytes in there.items()}
 
 
 def read_ahead(ledger: Ledger, effects: list[Effect]) -> None:
@@ -87,6 +137,7 @@ def _help(
     model: Model,
     free: Mapping[str, int],
     soon: Mapping[str, int],
+    times: LeaveTimes,
     now_s: float,
     effects: list[Effect],
 ) -> Placement | None:
@@ -96,7 +147,7 @@ def _help(
         return None
     placement = _apart(ledger, model, best, free) or _placed(ledger, model, best, free)
     if placement is None:
-        return _claim(ledger, model, best, soon, now_s, effects)
+        return _claim(ledger, model, best, soon, times, now_s, effects)
     _launch(ledger, model, placement, now_s, effects)
     return None
 
@@ -134,9 +185,11 @@ def _placed(
 def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int]) -> Placement | None:
     """Where one more worker is on GPUs that none of the model's others is on; None if there is no such place."""
     taken = {gpu for worker in ledger.staying(model.id) for gpu in worker.placement.devices}
+    if not taken:
+        return None
     others = [gpu for gpu in looks_at(ledger, model) if gpu != RAM and gpu not in taken]
     by_hand = model.spec.tensor_split or model.spec.main_gpu is not None
-    if not taken or not others or by_hand:
+    if not others or by_hand:
         return None
     found = _placed(ledger, model, best, free, others)
     return found if found is not None and found.devices else None
@@ -155,6 +208,7 @@ def _claim(
     model: Model,
     best: Placement,
     soon: Mapping[str, int],
+    times: LeaveTimes,
     now_s: float,
     effects: list[Effect],
 ) -> Placement | None:
@@ -165,7 +219,7 @@ def _claim(
     coming = _placed(ledger, model, best, soon)
     if coming is not None:
         return coming
-    candidates = _candidates(ledger, model, now_s)
+    candidates = _candidates(ledger, model, times, now_s)
     if _is_at_bound(model, now_s) and not ledger.staying(model.id):
         candidates += _loading(ledger, now_s)
     found = _cheapest(ledger, model, best, soon, candidates)
@@ -226,12 +280,11 @@ def _loading(ledger: Ledger, now_s: float) -> list[Candidate]:
     ]
 
 
-def _candidates(ledger: Ledger, waiter: Model, now_s: float) -> list[Candidate]:
+def _candidates(ledger: Ledger, waiter: Model, times: LeaveTimes, now_s: float) -> list[Candidate]:
     found = []
     is_replica = bool(ledger.staying(waiter.id))
-    for worker in ledger.workers.values():
-        at_s = leave_at_s(ledger, worker, waiter, now_s)
-        if at_s is not None and at_s <= now_s and (not is_replica or may_leave(ledger, worker, waiter, now_s)):
+    for worker, at_s in times.of(waiter):
+        if at_s <= now_s and (not is_replica or may_leave(ledger, worker, waiter, now_s)):
             found.append(candidate(ledger, worker, now_s, late=bool(worker.running)))
     return found
 
@@ -266,16 +319,10 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     leave(ledger, worker, Departure(reason, for_model=waiter.id), now_s, effects)
 
 
-def next_room_s(ledger: Ledger, now_s: float) -> float | None:
+def next_room_s(ledger: Ledger, needy: Iterable[Model], times: LeaveTimes, now_s: float) -> float | None:
     """When a worker that may not be asked to leave now may be: the planner must look again then."""
-    times = [
-        at_s
-        for model in ledger.models.values()
-        if model.claim is None and needs_worker(ledger, model, now_s)
-        for worker in ledger.workers.values()
-        if (at_s := leave_at_s(ledger, worker, model, now_s)) is not None and at_s > now_s
-    ]
-    return min(times, default=None)
+    unhelped = (model for model in needy if model.claim is None and not ledger.staying(model.id))
+    return min((at_s for model in unhelped for _, at_s in times.of(model) if at_s > now_s), default=None)
 
 
 def why_waiting(ledger: Ledger, model: Model, now_s: float) -> str | None:

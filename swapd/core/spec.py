@@ -196,3 +196,7 @@ class ModelSpec:
         assert (self.costs is None) == (self.verdict is not None), self.id
         assert self.slots >= 1
         assert self.replicas >= 1
+
+    def __hash__(self) -> int:
+        # What tells specs apart nearly always; the costs have hundreds of figures.
+        return hash((self.id, self.launch_key))
