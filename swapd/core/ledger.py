@@ -227,6 +227,8 @@ class Ledger:
     counters: Counters = field(default_factory=Counters)
     closing: bool = False
     timer_at_s: float | None = None
+    #: Whether some model wanted a worker, or one drained, when everything was last looked at.
+    is_short: bool = False
     now_s: float = 0.0
     next_worker_id: int = 1
     spare_starts: int = 0

@@ -2,11 +2,15 @@
 
 Overdue things first, then refusals, grants, overflow, idle unloads, room for models that wait, spares, and the timer.
 Each part records in the ledger before it adds the effect. Never called but by `scheduler.step`.
+
+An event that can make a difference to its own model alone (`swapd.core.scope` has the rule) has that model's part of
+the plan done and no other. That is what the whole plan would do, or the whole plan follows in the same step; what only
+time has made possible is looked for soon after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from swapd.core import fairness
 from swapd.core.admission import over_queue_bounds
@@ -27,11 +31,44 @@ from swapd.core.room import (
     watched_devices,
     why_waiting,
 )
+from swapd.core.scope import LOOK_AGAIN_S, Scope
 from swapd.core.spares import keep_spares, spare_deadlines
 
 
-def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    """Bring the ledger to where nothing more can be done now, and set the timer for when something can."""
+def plan(ledger: Ledger, scope: Scope, now_s: float, effects: list[Effect]) -> None:
+    """Bring the ledger to where nothing more can be done now, and set the timer for when something can.
+
+    `scope` has the models that may have something to be done for since the last plan.
+    """
+    if scope is None or not _plan_within(ledger, scope, now_s, effects):
+        _plan_all(ledger, now_s, effects)
+
+
+def _plan_within(ledger: Ledger, scope: Iterable[Model], now_s: float, effects: list[Effect]) -> bool:
+    """Look at these models alone; False if what became of them may concern others."""
+    deadlines = [] if ledger.timer_at_s is None else [ledger.timer_at_s]
+    if ledger.is_short:
+        deadlines.append(now_s + LOOK_AGAIN_S)
+    for model in scope:
+        _serve(ledger, model, now_s, effects)
+        staying = ledger.staying(model.id)
+        if any(worker.state is WorkerState.READY and not worker.running for worker in staying):
+            return False
+        if staying:
+            continue
+        if not model.waiting:
+            return False
+        if model.claim is None:
+            times = LeaveTimes(ledger, now_s).of(model)
+            # A busy one whose time has come had it before: a request adds nothing yet to what has been waited.
+            if any(at_s <= now_s and not worker.running for worker, at_s in times):
+                return False
+            deadlines += [at_s for _, at_s in times if at_s > now_s]
+    _set_timer(ledger, deadlines, now_s, effects)
+    return True
+
+
+def _plan_all(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     settle_overdue(ledger, now_s, effects)
     _stop_stuck(ledger, now_s, effects)
     _reprieve_unneeded(ledger, now_s, effects)
@@ -48,6 +85,8 @@ def plan(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     keep_spares(ledger, now_s, effects)
     read_ahead(ledger, effects)
     needy = wanting(ledger, now_s)
+    draining = any(worker.state is WorkerState.DRAINING for worker in ledger.workers.values())
+    ledger.is_short = bool(needy) or draining
     watched = watched_devices(ledger, needy)
     ask_samples(ledger, watched, now_s, effects)
     deadlines = [

@@ -37,6 +37,7 @@ from swapd.core.ledger import (
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
 from swapd.core.requests import Request
+from swapd.core.scope import Seen
 from swapd.core.spares import spare_exited, spares_changed
 from swapd.core.spec import ModelSpec
 from swapd.core.turns import note_load
@@ -53,8 +54,9 @@ def step(ledger: Ledger, event: ev.Event, now_s: float) -> list[Effect]:
     assert now_s >= ledger.now_s, "time went backwards"
     ledger.now_s = now_s
     effects: list[Effect] = []
+    seen = Seen(ledger, event, now_s)
     _HANDLERS[type(event)](ledger, event, now_s, effects)
-    plan(ledger, now_s, effects)
+    plan(ledger, seen.scope(), now_s, effects)
     return effects
 
 
