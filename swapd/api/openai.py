@@ -18,7 +18,7 @@ from swapd.api import native, size, strict_json
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
 from swapd.pool.lease import Ability, Sense
-from swapd.pool.status import ModelStatus
+from swapd.pool.status import ListedModel
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _Temperature = Annotated[float, msgspec.Meta(ge=0.0, le=2.0)]
@@ -201,12 +201,12 @@ def rewrite(asked: Asked, model: Model) -> Rewritten:
     )
 
 
-def models_document(models: Iterable[Model], statuses: Mapping[str, ModelStatus], created: int) -> dict[str, Any]:
+def models_document(models: Iterable[ListedModel], created: int) -> dict[str, Any]:
     """The answer to GET /v1/models. `created` is a Unix time in seconds."""
-    return {"object": "list", "data": [model_document(model, statuses.get(model.id), created) for model in models]}
+    return {"object": "list", "data": [model_document(model, created) for model in models]}
 
 
-def model_document(model: Model, status: ModelStatus | None, created: int) -> dict[str, Any]:
+def model_document(model: ListedModel, created: int) -> dict[str, Any]:
     """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it."""
     return {
         "id": model.id,
@@ -214,9 +214,9 @@ def model_document(model: Model, status: ModelStatus | None, created: int) -> di
         "created": created,
         "owned_by": "swapd",
         "aliases": list(model.aliases),
-        "state": status.state if status else "unloaded",
-        "context_length": status.n_ctx if status and status.n_ctx else None,
-        "input_modalities": list(status.input_modalities) if status else ["text"],
+        "state": model.state,
+        "context_length": model.n_ctx or None,
+        "input_modalities": list(model.input_modalities),
     }
 
 

@@ -188,19 +188,23 @@ class _Search:
         if self.spec.tensor_split:
             counts = range(self.costs.layers, 0, -1)
             return next((count for count in counts if self.on_gpus_fits(self.by_hand(count, n_cpu_moe))), 0)
-        if self.spec.split_mode is SplitMode.NONE:
-            groups = [(gpu,) for gpu in self.gpus]
-        else:
-            groups = [tuple(self.gpus[start:]) for start in range(len(self.gpus))]
-        return max(self._most_layers_on(group, n_cpu_moe) for group in groups)
+        copies_bytes = gpu_copy_bytes(self.costs, 0, n_cpu_moe)
+        largest = 1 if self.spec.split_mode is SplitMode.NONE else len(self.gpus)
+        # Where one of them has the copies, it matters which one is the first, and a further one can be in the way.
+        sizes = range(1, largest + 1) if copies_bytes else (largest,)
+        return max(self._most_on(group, copies_bytes, n_cpu_moe) for size in sizes for group in self.groups(size))
 
-    def _most_layers_on(self, group: Sequence[str], n_cpu_moe: int) -> int:
-        """The same for GPUs of which the first, which has the copies, gets a layer; none if it has no room for one."""
+    def _most_on(self, group: Sequence[str], copies_bytes: int, n_cpu_moe: int) -> int:
+        """The most on these GPUs; none if the first, which has the copies, has no room for a layer beside them."""
         sums, fixed_bytes = self.sums(n_cpu_moe), self.fixed_bytes(0, 1, n_cpu_moe)
         capacities = [self.room.free_bytes[gpu] - fixed_bytes for gpu in group]
-        capacities[0] -= gpu_copy_bytes(self.costs, 0, n_cpu_moe)
+        capacities[0] -= copies_bytes
         first = longest_tail(sums, capacities)
-        return self.costs.layers - first if first < longest_tail(sums, capacities[1:]) else 0
+        if copies_bytes and first == longest_tail(sums, capacities[1:]):
+            # The others hold the longest tail by themselves: the first begins with what it can hold of that.
+            layers = range(first, self.costs.layers)
+            first = next((at for at in layers if sums[at + 1] - sums[at] <= capacities[0]), self.costs.layers)
+        return self.costs.layers - first
 
     def groups(self, size: int) -> Iterator[tuple[str, ...]]:
         if size == 1 or len(self.gpus) <= MAX_COMBINED_GPUS:

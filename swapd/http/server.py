@@ -131,13 +131,11 @@ class _Api:
         return self._relay.cancel(request_id)
 
     async def list_models(self, _request: web.Request) -> web.Response:
-        statuses = {status.id: status for status in self._door.status().models}
-        return web.json_response(openai.models_document(self._door.models(), statuses, self._created))
+        return web.json_response(openai.models_document(self._door.listed(), self._created))
 
     async def show_model(self, request: web.Request) -> web.Response:
-        model = self._door.resolve(request.match_info["id"])
-        statuses = {status.id: status for status in self._door.status().models}
-        return web.json_response(openai.model_document(model, statuses.get(model.id), self._created))
+        model = self._door.listed_as(request.match_info["id"])
+        return web.json_response(openai.model_document(model, self._created))
 
 
 async def _maybe_off_loop(off_loop: bool, work: Callable[[], _T]) -> _T:

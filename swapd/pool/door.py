@@ -8,7 +8,7 @@ from typing import Protocol
 
 from swapd.config.schema import Model
 from swapd.pool.lease import Lease, Place, Ticket
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, RequestStatus, Status
+from swapd.pool.status import DeviceStatus, Happening, ListedModel, ModelStatus, RequestEnded, RequestStatus, Status
 
 
 class Door(Protocol):
@@ -16,8 +16,12 @@ class Door(Protocol):
         """The model of that id or alias. Raises `UnknownModelError`, which lists close names."""
         ...
 
-    def models(self) -> Sequence[Model]:
+    def listed(self) -> Sequence[ListedModel]:
         """Every configured model, in the file's order."""
+        ...
+
+    def listed_as(self, name: str) -> ListedModel:
+        """The model that an id or alias names. Raises `UnknownModelError`."""
         ...
 
     def lease(self, ticket: Ticket) -> AbstractAsyncContextManager[Lease]:

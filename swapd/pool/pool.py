@@ -38,11 +38,12 @@ from swapd.pool.metering import Metering
 from swapd.pool.places import Places
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
-from swapd.pool.snapshot import in_flight, snapshot
+from swapd.pool.snapshot import in_flight, listed_model, snapshot
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
     Happening,
+    ListedModel,
     ModelStatus,
     Outcome,
     RequestEnded,
@@ -290,8 +291,11 @@ class Pool:
     def resolve(self, name: str) -> Model:
         return catalog.resolve(self._entries.by_id, name)
 
-    def models(self) -> Sequence[Model]:
-        return [entry.model for entry in self._entries.by_id.values()]
+    def listed(self) -> Sequence[ListedModel]:
+        return [listed_model(self._ledger, entry) for entry in self._entries.by_id.values()]
+
+    def listed_as(self, name: str) -> ListedModel:
+        return listed_model(self._ledger, self._entries.by_id[self.resolve(name).id])
 
     def config(self) -> Config:
         """The configuration in force."""

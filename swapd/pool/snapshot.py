@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -23,6 +23,7 @@ from swapd.pool.status import (
     DeviceStatus,
     EvictionStatus,
     FootprintStatus,
+    ListedModel,
     ModelStatus,
     RequestCounts,
     RequestStatus,
@@ -117,6 +118,24 @@ def in_flight(ledger: Ledger, now_s: float) -> tuple[RequestStatus, ...]:
     return (*islice(_waiting(ledger, now_s), MAX_IN_FLIGHT), *islice(_running(ledger, now_s), MAX_IN_FLIGHT))
 
 
+def listed_model(ledger: Ledger, entry: Entry) -> ListedModel:
+    """What a list of models has of one. Cheap: there may be a thousand."""
+    inspection = entry.inspection
+    return ListedModel(
+        id=entry.model.id,
+        aliases=entry.model.aliases,
+        state=_state(ledger.workers_of(entry.model.id)),
+        n_ctx=inspection.n_ctx if inspection is not None else 0,
+        input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
+    )
+
+
+def _state(workers: Iterable[Worker]) -> str:
+    """That of the most advanced one."""
+    state = max((worker.state for worker in workers), key=_ADVANCE.__getitem__, default=None)
+    return "unloaded" if state is None else state.value
+
+
 def _waiting(ledger: Ledger, now_s: float) -> Iterator[RequestStatus]:
     for model in ledger.models.values():
         for position, request in enumerate(in_order(model), start=1):
@@ -161,12 +180,11 @@ def model_status(
     now_s: float,
 ) -> ModelStatus:
     workers = list(ledger.workers_of(model.id))
-    state = max((worker.state for worker in workers), key=_ADVANCE.__getitem__, default=None)
     refusal = hopeless(ledger, model, now_s)
     inspection, eviction = entry.inspection, model.last_eviction
     return ModelStatus(
         id=model.id,
-        state="unloaded" if state is None else state.value,
+        state=_state(workers),
         aliases=entry.model.aliases,
         backend=entry.model.backend,
         description=inspection.description if inspection is not None else "",

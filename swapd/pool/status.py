@@ -66,6 +66,17 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """True when the worker runs without special CPU instructions, after a crash with them."""
 
 
+class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of a model as a client chooses by."""
+
+    id: str
+    aliases: tuple[str, ...]
+    state: str
+    n_ctx: int = 0
+    """Tokens; 0 if the model's file could not be read."""
+    input_modalities: tuple[str, ...] = ("text",)
+
+
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     state: str

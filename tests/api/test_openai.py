@@ -5,6 +5,7 @@ from support.front_door import model, params
 
 from swapd.api.openai import Endpoint, model_document, read, rewrite
 from swapd.errors import BadRequestError
+from swapd.pool.status import ListedModel
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -107,9 +108,10 @@ def test_what_media_ask_of_a_model_is_told_with_the_field_of_the_first_that_does
 
 
 def test_a_model_that_was_never_loaded_has_a_document() -> None:
-    document = model_document(model("real/id", aliases=("m",)), None, created=7)
+    document = model_document(ListedModel(id="real/id", aliases=("m",), state="unloaded"), created=7)
     assert document["id"] == "real/id"
     assert document["created"] == 7
     assert document["state"] == "unloaded"
     assert document["aliases"] == ["m"]
+    assert document["context_length"] is None
     assert document["input_modalities"] == ["text"]

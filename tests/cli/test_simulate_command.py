@@ -49,7 +49,8 @@ def test_a_trace_is_replayed_by_every_policy(tmp_path: Path, config: Path, capsy
     assert [one["policy"] for one in policies] == POLICIES
     for one in policies:
         assert one["served"] == 30
-        assert 0 < one["wait_p50_s"] <= one["wait_p95_s"] <= one["wait_worst_s"]
+        assert 0 <= one["wait_p50_s"] <= one["wait_p95_s"] <= one["wait_worst_s"]
+        assert one["wait_worst_s"] > 0
         assert 0 < one["devices"][0]["peak_bytes"] <= one["devices"][0]["budget_bytes"] == 600 * MIB
 
 

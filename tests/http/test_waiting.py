@@ -141,7 +141,7 @@ async def test_the_ticket_has_the_client_the_lowered_priority_and_the_size(tmp_p
 
 async def test_the_status_lists_requests_one_by_one() -> None:
     one = RequestStatus(id="r", model="m", client="c", priority=-1, state="waiting", waited_s=1.5, position=1)
-    async with house(ScriptedDoor(listed=(one,))) as home:
+    async with house(ScriptedDoor(flying=(one,))) as home:
         async with home.http.get("/swapd/v1/status") as answer:
             (listed,) = (await answer.json())["in_flight"]
     assert listed == {**msgspec.to_builtins(one), "expected_wait_s": None, "running_s": None}

@@ -23,6 +23,7 @@ from swapd.pool.status import (
     DeviceStatus,
     FootprintStatus,
     Happening,
+    ListedModel,
     ModelStatus,
     RequestCounts,
     RequestEnded,
@@ -52,7 +53,7 @@ class ScriptedDoor:
     refusal: SwapdError | None = None
     gate: asyncio.Event | None = None
     standing: Place | None = None
-    listed: Sequence[RequestStatus] = ()
+    flying: Sequence[RequestStatus] = ()
     is_ready: bool = True
     lost_why: str | None = None
     tickets: list[Ticket] = field(default_factory=list)
@@ -69,8 +70,12 @@ class ScriptedDoor:
                 return known
         raise UnknownModelError(f"no model `{name}`; close: {self.known[0].id}", param="model")
 
-    def models(self) -> Sequence[Model]:
-        return self.known
+    def listed(self) -> Sequence[ListedModel]:
+        return [ListedModel(id=one.id, aliases=one.aliases, state="ready", n_ctx=2048) for one in self.known]
+
+    def listed_as(self, name: str) -> ListedModel:
+        found = self.resolve(name)
+        return next(one for one in self.listed() if one.id == found.id)
 
     @asynccontextmanager
     async def lease(self, ticket: Ticket) -> AsyncIterator[Lease]:
@@ -100,7 +105,7 @@ class ScriptedDoor:
         return self.standing
 
     def in_flight(self) -> Sequence[RequestStatus]:
-        return self.listed
+        return self.flying
 
     def status(self) -> Status:
         return Status(

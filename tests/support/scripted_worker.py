@@ -139,6 +139,7 @@ def load(script: Script) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if failure == "nonsense":
         script.control.sendall(b"this is not JSON\n")
+        signal.pause()
 
 
 async def serve(script: Script, path: str) -> None:
