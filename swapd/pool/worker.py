@@ -193,6 +193,10 @@ class WorkerProcess:
         except (ValueError, msgspec.MsgspecError) as error:
             log.error("worker broke the control protocol", model=self.model_id, error=str(error))
             self.stop(0.0)
+            # Closing the channel now would tell the worker to end by itself, and hide how it did.
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(control.MAX_LINE_BYTES):
+                    pass
         except ConnectionError:
             pass
         finally:

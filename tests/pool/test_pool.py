@@ -325,7 +325,7 @@ async def test_models_come_and_go_with_the_list(tmp_path: Path) -> None:
     async with running_pool(tmp_path, config(a)) as (pool, _):
         await one_request(pool, "a")
         await pool.configure(config(b))
-        assert [model.id for model in pool.models()] == ["b"]
+        assert [model.id for model in pool.listed()] == ["b"]
         with pytest.raises(UnknownModelError):
             await one_request(pool, "a")
         assert await one_request(pool, "b")

@@ -138,6 +138,7 @@ def load(script: Script) -> None:
     if failure == "segv" and not settings.get("_portable"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if failure == "nonsense":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         script.control.sendall(b"this is not JSON\n")
         signal.pause()
 
