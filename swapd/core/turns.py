@@ -1,11 +1,10 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
 The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
-once, loading or not, after what it runs. An idle one goes at once, unless
-its turn lasts and clients other than those who wait are likely to ask sooner than a reload takes. A busy
-one is never cut off: it stops receiving grants once its turn is over, which is the longer the more a swap takes, and
-the waiting outweighs what its own clients would lose by it, and at the latest when the waiting model has waited its
-`max_wait_s`.
+once, loading or not, after what it runs. An idle one goes at once, unless its turn lasts and clients other than those
+who wait are likely to ask sooner than a reload takes. A busy one is never cut off: it stops receiving grants once its
+turn is over, which is the longer the more a swap takes, and the waiting outweighs what its own clients would lose by
+it, and at the latest when the waiting model has waited its `max_wait_s`.
 """
 
 from __future__ import annotations
