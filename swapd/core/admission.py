@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from swapd.core.departures import serves
 from swapd.core.effects import Refusal, RefusalKind
 from swapd.core.ledger import LOADING_STATES, Ledger, Model, Worker
 from swapd.core.lifecycle import WorkerState
-from swapd.core.turns import reload_s
+from swapd.core.turns import reload_s, usual_service_s
 
 MAX_RETRY_AFTER_S = 60.0
 """What clients' libraries still keep to."""
-
-ASSUMED_SERVICE_S = 1.0
-"""Of a request at a model that has served none, where a guess is better than nothing."""
 
 LEFT_FOR_OTHERS = 8
 """One client may have so many requests waiting for each place that is left: it cannot fill a queue for all others."""
@@ -26,7 +24,7 @@ def over_client_limit(ledger: Ledger, model: Model, client: str) -> Refusal | No
     if sum(account.running + account.waiting for account in accounts) < limit:
         return None
     message = f"this client has {limit} requests running or waiting (queue.max_per_client); let one of them end first"
-    return Refusal(RefusalKind.CLIENT_LIMIT, message, _clamped(_service_s(model) / limit))
+    return Refusal(RefusalKind.CLIENT_LIMIT, message, _clamped(usual_service_s(model) / limit))
 
 
 def over_queue_bounds(ledger: Ledger, model: Model, now_s: float) -> Refusal | None:
@@ -84,9 +82,8 @@ def retry_after_s(ledger: Ledger, model: Model, now_s: float) -> float:
     waiting = len(model.waiting)
     wait_s = expected_wait_s(ledger, model, waiting, now_s)
     if wait_s is None:
-        is_up = any(worker.state is WorkerState.READY for worker in ledger.workers_of(model.id))
-        load_s = 0.0 if is_up else reload_s(model, model.spec)
-        wait_s = load_s + waiting * _service_s(model) / model.spec.slots
+        load_s = 0.0 if serves(ledger, model) else reload_s(model, model.spec)
+        wait_s = load_s + waiting * usual_service_s(model) / model.spec.slots
     return _clamped(wait_s)
 
 
@@ -96,10 +93,6 @@ def _places(ledger: Ledger, model: Model, *states: WorkerState) -> int:
 
 def _load_rest_s(worker: Worker, load_s: float, now_s: float) -> float:
     return max(0.0, load_s - (now_s - worker.launched_at_s))
-
-
-def _service_s(model: Model) -> float:
-    return ASSUMED_SERVICE_S if model.service_s is None else model.service_s
 
 
 def _clamped(wait_s: float) -> float:

@@ -135,9 +135,8 @@ def _ways(spec: ModelSpec, room: Room) -> Iterator[tuple[Layout, str]]:
 def _without(n_cpu_moe: int, blocks: int) -> str:
     if n_cpu_moe == 0:
         return ""
-    return (
-        ", without their experts" if n_cpu_moe >= blocks else f", without the experts of the first {n_cpu_moe} blocks"
-    )
+    which = "their experts" if n_cpu_moe >= blocks else f"the experts of the first {n_cpu_moe} blocks"
+    return f", without {which}"
 
 
 def _expert_blocks(costs: LayerCosts) -> int:

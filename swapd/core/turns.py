@@ -29,7 +29,7 @@ DRAIN_SERVICES = 2.0
 """How long the requests that a full worker runs take to end, in mean requests: the last of several is a long one."""
 
 ASSUMED_SERVICE_S = 1.0
-"""Of a request at a model that has served none."""
+"""Of a request at a model that has served none, where a guess is better than nothing."""
 
 RARELY_PER_S = 1e-6
 """Nothing costs less to send away than what nobody asks for, and that still by how long it would take to reload."""
@@ -86,10 +86,14 @@ def turn_ends_s(worker: Worker) -> float:
     return worker.ready_at_s + worker.spec.turn_s
 
 
+def usual_service_s(model: Model | None) -> float:
+    """Seconds that a request runs at this model, as it did lately, else a guess."""
+    return ASSUMED_SERVICE_S if model is None or model.service_s is None else model.service_s
+
+
 def _drain_s(holder: Model | None) -> float:
     """How long a busy worker is likely to take until it can leave, with ever more of its slots empty."""
-    service_s = holder.service_s if holder is not None else None
-    return DRAIN_SERVICES * (ASSUMED_SERVICE_S if service_s is None else service_s)
+    return DRAIN_SERVICES * usual_service_s(holder)
 
 
 def _busy_turn_ends_s(worker: Worker, holder: Model | None, waiter: Model) -> float:
