@@ -169,7 +169,11 @@ class Rewritten:
 
 def read(endpoint: Endpoint, body: bytes) -> Asked:
     """Parse and check a request's body. Raises `BadRequestError`; its `param` is the field's path."""
-    fields = strict_json.parse_object(body)
+    return check(endpoint, strict_json.parse_object(body))
+
+
+def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
+    """Check a request's fields, wherever they come from. Raises as `read` does."""
     try:
         checked = msgspec.convert(fields, _SHAPES[endpoint][0])
     except msgspec.ValidationError as exc:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
@@ -32,9 +33,14 @@ _CLIENT_CLOSED = 499
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def error_response(error: SwapdError) -> web.Response:
-    """OpenAI's envelope. `Retry-After` is in whole seconds, rounded up."""
-    response = web.json_response(error.envelope(), status=error.status)
+ERROR_FORMS: tuple[tuple[str, Callable[[SwapdError], Mapping[str, Any]]], ...] = ()
+"""By how a path begins: the error objects of other dialects than OpenAI's."""
+
+
+def error_response(request: web.Request, error: SwapdError) -> web.Response:
+    """An error in the dialect of the path, OpenAI's elsewhere. `Retry-After` is in whole seconds, rounded up."""
+    form = next((form for start, form in ERROR_FORMS if request.path.startswith(start)), SwapdError.envelope)
+    response = web.json_response(form(error), status=error.status)
     if error.retry_after_s is not None:
         response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
     return response
@@ -88,26 +94,28 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except SwapdError as error:
-        return error_response(error)
+        return error_response(request, error)
     except web.HTTPException as refusal:
         return _translate(request, refusal)
     except Exception:
         log.exception("request failed unexpectedly")
-        return error_response(SwapdError("the daemon failed on this request; its log says why"))
+        return error_response(request, SwapdError("the daemon failed on this request; its log says why"))
 
 
 def _translate(request: web.Request, refusal: web.HTTPException) -> web.Response:
     """aiohttp's own refusals, from routing and from reading a request."""
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(refusal.allowed_methods))
-        response = error_response(MethodNotAllowedError(f"{request.method} is not allowed here, only {allowed}"))
+        response = error_response(
+            request, MethodNotAllowedError(f"{request.method} is not allowed here, only {allowed}")
+        )
         response.headers[hdrs.ALLOW] = allowed
         return response
     if isinstance(refusal, web.HTTPNotFound):
-        return error_response(NotFoundError(f"there is nothing at {request.method} {request.path[:200]}"))
+        return error_response(request, NotFoundError(f"there is nothing at {request.method} {request.path[:200]}"))
     if isinstance(refusal, web.HTTPRequestEntityTooLarge):
-        return error_response(BodyTooLargeError("the body is too large"))
-    return error_response(BadRequestError(refusal.reason))
+        return error_response(request, BodyTooLargeError("the body is too large"))
+    return error_response(request, BadRequestError(refusal.reason))
 
 
 async def _deliver(request: web.Request, response: web.StreamResponse, deadline_s: float) -> None:

@@ -1,4 +1,5 @@
-"""A worker's events on their way to one client: framed, timed, and where nothing has to wait, passed on in one call.
+"""A worker's events on their way to one client: framed, timed, translated where the client speaks another dialect, and
+where nothing has to wait, passed on in one call.
 
 Owns the times between events. Must never send half an event, nor wait.
 """
@@ -8,8 +9,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
+from swapd.api.translation import Translation
+from swapd.errors import WorkerLostError
 from swapd.http.record import Record
-from swapd.http.sse import EventTooLargeError, Framer
+from swapd.http.sse import EventTooLargeError, Framer, is_error, payloads
 from swapd.http.stream import ClientStream
 from swapd.observe.metrics import StreamTimers
 
@@ -20,12 +25,15 @@ UNBOOKED_GAPS = 32
 class EventFlow:
     """One stream. Leaving it books the times that are not booked yet."""
 
-    def __init__(self, client: ClientStream, record: Record, timers: StreamTimers) -> None:
+    def __init__(
+        self, client: ClientStream, record: Record, timers: StreamTimers, translation: Translation | None = None
+    ) -> None:
         self.kept = b""
         """Whole events that could not be sent at once."""
         self._client = client
         self._record = record
         self._timers = timers
+        self._translation = translation
         self._framer = Framer()
         self._last_s = record.arrived_s
         self._gaps_s: list[float] = []
@@ -51,11 +59,24 @@ class EventFlow:
         return self._framer.told_error
 
     def events_in(self, data: bytes) -> bytes:
-        """The whole events that `data` completes. Raises `EventTooLargeError`."""
+        """The whole events that `data` completes, as the client gets them. Raises `EventTooLargeError`."""
         frames = self._framer.feed(data)
         if frames.data_events:
             self._time(frames.data_events)
-        return frames.whole
+        if self._translation is None or not frames.whole:
+            return frames.whole
+        return self._translated(self._translation, frames.whole)
+
+    def _translated(self, translation: Translation, whole: bytes) -> bytes:
+        parts = []
+        for payload in payloads(whole):
+            if is_error(payload):
+                parts.append(translation.failure(WorkerLostError.status, msgspec.json.decode(payload)))
+            else:
+                parts.append(translation.event(payload))
+        if self.done:
+            parts.append(translation.end())
+        return b"".join(parts)
 
     def take(self, data: bytes) -> bool:
         """Send the events that `data` completes at once. False if it is no longer that simple: see `kept`, `done`."""

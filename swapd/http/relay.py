@@ -8,7 +8,7 @@ second request (a worker that misframes one answer must not spoil the next).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +17,13 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from swapd.api.translation import EVENT_STREAM, Translation
 from swapd.errors import RequestCancelledError, SwapdError, WorkerLostError
 from swapd.http.flow import EventFlow
 from swapd.http.record import Record
 from swapd.http.sse import EventTooLargeError
 from swapd.http.stream import (
     COMMENT_EVERY_S,
-    EVENT_STREAM,
     WRITE_DEADLINE_S,
     ClientStream,
     Comments,
@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 ATTEMPTS = 2
 BUFFERED_BYTES = 1024 * 1024
 """An answer up to this size is read whole before its status is sent; a larger one is streamed."""
+
+TRANSLATED_BYTES = 64 * 1024 * 1024
+"""A larger answer is not translated: it must be read whole for that."""
 
 _ERROR_BODY_BYTES = 64 * 1024
 _REQUEST_HEADERS = ("traceparent", "tracestate")
@@ -72,6 +75,8 @@ class Outgoing:
     loading_text: bool = False
     """Of a streamed chat: tell it how far its model is while it waits, as reasoning."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    translate: Callable[[], Translation] | None = None
+    """Makes what turns the answer into the client's dialect; None where that is OpenAI's."""
 
 
 class _CutShortError(Exception):
@@ -145,6 +150,8 @@ class Relay:
         outgoing = exchange.outgoing
         if not outgoing.stream:
             return await self._with_replay(exchange)
+        if exchange.stream_type != EVENT_STREAM:
+            return await self._with_replay(exchange)
         news = News(
             exchange.record,
             outgoing.ticket.model_id,
@@ -184,16 +191,22 @@ class _Exchange:
         self._events = False
         self.record = record
         self.outgoing = outgoing
-        self.client = ClientStream(request, write_deadline_s=bounds.write_deadline_s)
+        self._translation = self._new_translation()
+        self.stream_type = EVENT_STREAM if self._translation is None else self._translation.stream_type
+        self.client = ClientStream(request, write_deadline_s=bounds.write_deadline_s, stream_type=self.stream_type)
 
     async def run(self, lease: Lease) -> web.StreamResponse:
         """Raises `_WorkerGoneError` for whatever breaks on the worker's side."""
+        self._translation = self._new_translation()
         try:
             with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
                 async with bound, _post(lease, self.outgoing, self._bounds.connect_s) as upstream:
                     return await self._relay(upstream)
         except (UpstreamError, OSError, _CutShortError) as exc:
             raise _WorkerGoneError(await self._why(lease, exc)) from exc
+
+    def _new_translation(self) -> Translation | None:
+        return None if self.outgoing.translate is None else self.outgoing.translate()
 
     async def _relay(self, upstream: Upstream) -> web.StreamResponse:
         if upstream.content_type == EVENT_STREAM:
@@ -202,10 +215,12 @@ class _Exchange:
         await self._stop_comments()
         if self.client.committed:
             raise _ToldError(upstream.status, await _envelope_of(upstream))
+        if self._translation is not None:
+            return await self._translate_body(upstream, self._translation)
         return await self._relay_body(upstream)
 
     async def _relay_events(self, upstream: Upstream) -> web.StreamResponse:
-        with EventFlow(self.client, self.record, self._timers) as flow:
+        with EventFlow(self.client, self.record, self._timers, self._translation) as flow:
             try:
                 while data := await upstream.read():
                     whole = flow.events_in(data)
@@ -235,7 +250,7 @@ class _Exchange:
     async def _open_events(self, status: int) -> None:
         await self._stop_comments()
         if status != web.HTTPOk.status_code and not self.client.committed:
-            await self.client.open(status, {"Content-Type": EVENT_STREAM})
+            await self.client.open(status, {"Content-Type": self.stream_type})
         self._events = True
 
     async def _stop_comments(self) -> None:
@@ -256,15 +271,34 @@ class _Exchange:
             await self.client.send(data)
         return await self.client.finish()
 
+    async def _translate_body(self, upstream: Upstream, translation: Translation) -> web.StreamResponse:
+        if upstream.status != web.HTTPOk.status_code:
+            body = translation.refusal(upstream.status, await _envelope_of(upstream))
+        else:
+            whole = await upstream.read_up_to(TRANSLATED_BYTES)
+            if not upstream.ended:
+                raise WorkerLostError(f"the worker's answer is larger than {TRANSLATED_BYTES} bytes")
+            try:
+                body = translation.whole(whole)
+            except ValueError as error:
+                raise WorkerLostError(f"the worker's answer cannot be translated: {error}") from None
+        headers = {name: upstream.headers[name] for name in ("retry-after",) if name in upstream.headers}
+        return web.Response(status=upstream.status, headers=headers, body=body, content_type="application/json")
+
     async def give_up(self, status: int, envelope: dict[str, Any]) -> web.StreamResponse:
         """End an answer that is already on its way; one that was already whole stays so."""
         if self.client.finished:
             return self.client.response
         self.record.broken = status
-        if self.client.response.content_type == EVENT_STREAM:
-            return await self.client.fail(envelope)
+        if self.client.response.content_type == self.stream_type:
+            return await self.client.fail(self._error_event(status, envelope))
         drop_client(self._request)
         return self.client.response
+
+    def _error_event(self, status: int, envelope: dict[str, Any]) -> bytes:
+        if self._translation is not None:
+            return self._translation.failure(status, envelope)
+        return b"data: " + msgspec.json.encode(envelope) + b"\n\n"
 
     async def _why(self, lease: Lease, exc: Exception) -> str:
         """The pool's own reason if it comes in time, else what the connection showed."""

@@ -17,11 +17,12 @@ from aiohttp import web
 from msgspec import structs
 
 from swapd.api import admin, openai
+from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
 from swapd.http import limits
 from swapd.http.caller import identify
-from swapd.http.errors import add_headers, framing
+from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
 from swapd.http.stream import ClientStream, keeping_alive
@@ -83,12 +84,20 @@ class _Api:
         self._bodies = limits.BodyBudget()
         self._created = int(time.time())
 
-    def handler(self, endpoint: openai.Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def handler(self, endpoint: openai.Endpoint) -> Handler:
+        """A route of OpenAI's dialect."""
+        return self._answering(partial(self._read, endpoint=endpoint))
+
+    def translated(self, read: Callable[[bytes], Translated]) -> Handler:
+        """A route of another dialect: `read` turns a body into OpenAI's fields, or raises a `SwapdError`."""
+        return self._answering(partial(self._read_translated, read=read))
+
+    def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             limits.require_json(request)
             server = self._config().server
             with self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes)) as share:
-                outgoing = await self._read(request, endpoint, share)
+                outgoing = await read(request, share)
                 response = await self._relay.answer(request, request[RECORD], outgoing)
             record = request[RECORD]
             if record.broken is None and response.status == web.HTTPOk.status_code:
@@ -97,13 +106,37 @@ class _Api:
 
         return handle
 
-    async def _read(self, request: web.Request, endpoint: openai.Endpoint, share: limits.BodyShare) -> Outgoing:
+    async def _read(self, request: web.Request, share: limits.BodyShare, *, endpoint: openai.Endpoint) -> Outgoing:
         """The client's request, checked, as a worker gets it."""
-        record, server = request[RECORD], self._config().server
-        caller = identify(request, server.client_header)
-        body = await limits.read_body(request, share, max_bytes=server.max_body_bytes)
+        body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
         large = len(body) >= OFF_LOOP_BYTES
         asked = await _maybe_off_loop(large, partial(openai.read, endpoint, body))
+        return await self._outgoing(request, asked, large=large)
+
+    async def _read_translated(
+        self, request: web.Request, share: limits.BodyShare, *, read: Callable[[bytes], Translated]
+    ) -> Outgoing:
+        body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
+        large = len(body) >= OFF_LOOP_BYTES
+
+        def checked() -> tuple[openai.Asked, Translated]:
+            translated = read(body)
+            return openai.check(translated.endpoint, translated.fields), translated
+
+        asked, translated = await _maybe_off_loop(large, checked)
+        return await self._outgoing(request, asked, large=large, translate=translated.answer)
+
+    async def _outgoing(
+        self,
+        request: web.Request,
+        asked: openai.Asked,
+        *,
+        large: bool,
+        translate: Callable[[], Translation] | None = None,
+    ) -> Outgoing:
+        """A checked request as a worker gets it. `large` has it rewritten in a thread."""
+        record = request[RECORD]
+        caller = identify(request, self._config().server.client_header)
         model = self._door.resolve(asked.model_name)
         record.model_id = model.id
         rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
@@ -119,11 +152,14 @@ class _Api:
                 needs=asked.needs,
                 senses=asked.senses,
             ),
-            path=endpoint.value,
+            path=asked.endpoint.value,
             body=rewritten.body,
             stream=rewritten.stream,
-            loading_text=model.loading_text and endpoint is openai.Endpoint.CHAT_COMPLETIONS,
+            loading_text=model.loading_text
+            and asked.endpoint is openai.Endpoint.CHAT_COMPLETIONS
+            and translate is None,
             headers=request.headers,
+            translate=translate,
         )
 
     def cancel(self, request_id: str) -> bool:

@@ -6,10 +6,12 @@ an event's JSON, never hand out half an event, never hold more than one event's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 1024 * 1024
 
+_DONE = b"[DONE]"
 _DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
 _ERROR_STARTS = (b'data: {"error":', b'data:{"error":')
 
@@ -74,6 +76,20 @@ class Framer:
         """The last event handed out is the worker's own error."""
         last = self._last.rstrip().rpartition(b"\n")[2]
         return last.startswith(_ERROR_STARTS)
+
+
+def payloads(whole: bytes) -> Iterator[bytes]:
+    """The data of each of some whole events, comments and `[DONE]` left out."""
+    for event in whole.replace(b"\r\n", b"\n").split(b"\n\n"):
+        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+        data = b"\n".join(lines)
+        if lines and data != _DONE:
+            yield data
+
+
+def is_error(payload: bytes) -> bool:
+    """Whether an event's data is an error object."""
+    return payload.startswith(b'{"error":')
 
 
 def _end_of_last(buffer: bytes, terminator: bytes, start: int) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
-import msgspec
 from aiohttp import web
+
+from swapd.api.translation import EVENT_STREAM
 
 WRITE_DEADLINE_S = 60.0
 COMMENT_EVERY_S = 15.0
@@ -20,9 +20,7 @@ EASY_BYTES = 16 * 1024
 """With no more than this unsent, the transport takes a write at once: asyncio's low-water mark, below which it
 never asks to wait."""
 
-EVENT_STREAM = "text/event-stream"
-_EVENT_STREAM_HEADERS = {
-    "Content-Type": EVENT_STREAM,
+_STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     # nginx would otherwise hold events back until its buffer is full.
     "X-Accel-Buffering": "no",
@@ -44,8 +42,12 @@ def drop_client(request: web.Request) -> None:
 class ClientStream:
     """One streamed answer. Nothing is sent, not even a status, before the first call that writes."""
 
-    def __init__(self, request: web.Request, *, write_deadline_s: float = WRITE_DEADLINE_S) -> None:
+    def __init__(
+        self, request: web.Request, *, write_deadline_s: float = WRITE_DEADLINE_S, stream_type: str = EVENT_STREAM
+    ) -> None:
+        """`stream_type` is the media type of answers that are opened without headers of their own."""
         self._request = request
+        self._headers = {"Content-Type": stream_type, **_STREAM_HEADERS}
         self._write_deadline_s = write_deadline_s
         self._response: web.StreamResponse | None = None
         self.answered = False
@@ -64,10 +66,10 @@ class ClientStream:
         assert self._response is not None
         return self._response
 
-    async def open(self, status: int = 200, headers: Mapping[str, str] = _EVENT_STREAM_HEADERS) -> None:
-        """Commit status and headers, unless that has happened."""
+    async def open(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Commit status and headers, a stream's without others, unless that has happened."""
         if self._response is None:
-            self._response = web.StreamResponse(status=status, headers=headers)
+            self._response = web.StreamResponse(status=status, headers=self._headers if headers is None else headers)
             await self._bounded(self._response.prepare(self._request))
 
     async def send(self, data: bytes) -> None:
@@ -95,9 +97,9 @@ class ClientStream:
         await self.open()
         await self._write(data)
 
-    async def fail(self, envelope: Mapping[str, Any]) -> web.StreamResponse:
-        """End an event stream with an error event, and without `[DONE]`."""
-        await self.send(b"data: " + msgspec.json.encode(envelope) + b"\n\n")
+    async def fail(self, error: bytes) -> web.StreamResponse:
+        """End a stream with an error event, and without what ends a whole one."""
+        await self.send(error)
         return await self.finish()
 
     async def finish(self) -> web.StreamResponse:

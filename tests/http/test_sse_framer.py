@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from swapd.http.sse import EventTooLargeError, Framer
+from swapd.http.sse import EventTooLargeError, Framer, is_error, payloads
 
 STREAM = (
     b": hello\n\n"
@@ -80,3 +80,13 @@ def test_a_last_event_that_is_an_error_is_known_as_one() -> None:
     assert framer.told_error
     framer.feed(b'data: {"choices":[]}\n\n')
     assert not framer.told_error
+
+
+def test_payloads_are_the_data_of_events_without_comments_and_the_end() -> None:
+    whole = b': hello\n\ndata: {"a":1}\n\ndata:{"b":2}\r\n\r\nevent: x\ndata: {"c":\ndata: 3}\n\ndata: [DONE]\n\n'
+    assert list(payloads(whole)) == [b'{"a":1}', b'{"b":2}', b'{"c":\n3}']
+
+
+def test_only_an_object_that_begins_with_error_is_one() -> None:
+    assert is_error(b'{"error":{"message":"x"}}')
+    assert not is_error(b'{"choices":[{"delta":{"content":"error"}}]}')
