@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 from swapd.config.schema import Server
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
+
+MAX_EXPOSURE_TENTHS = 20
+"""Of 100: what systemd calls OK ends at 49."""
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 Unit = dict[str, dict[str, list[str]]]
 
@@ -71,3 +80,22 @@ def test_the_socket_listens_where_the_daemon_would() -> None:
     socket_unit = read_unit("swapd.socket")
     assert tuple(socket_unit["Socket"]["ListenStream"]) == Server().listen
     assert socket_unit["Install"]["WantedBy"] == ["sockets.target"]
+
+
+@needs_systemd
+def test_the_service_is_hardly_exposed() -> None:
+    asked = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={MAX_EXPOSURE_TENTHS}"]
+    judged = subprocess.run([*asked, UNITS / "swapd.service"], capture_output=True, text=True, check=False)
+    print(judged.stdout.strip().splitlines()[-1])
+    assert judged.returncode == 0, judged.stdout
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
+    # It looks for the programs, and exits with 0 whatever it finds: its words are what counts.
+    service = (UNITS / "swapd.service").read_text().replace("/opt/swapd/bin/swapd", "/bin/true")
+    (tmp_path / "swapd.service").write_text(service)
+    shutil.copy(UNITS / "swapd.socket", tmp_path)
+    paths = [tmp_path / "swapd.service", tmp_path / "swapd.socket"]
+    verified = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False)
+    assert verified.stderr == ""
