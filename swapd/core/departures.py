@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportLoad, Sample, Stop, Tell
 from swapd.core.events import WorkerExited
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.placement import MIB, place
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
 from swapd.core.spec import RAM, Placement
 
 STOP_GRACE_S = 5.0

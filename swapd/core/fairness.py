@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from swapd.core.ledger import Model
+from swapd.core.records import Model
 from swapd.core.requests import Request
 
 AGEING_S = 30.0

@@ -17,10 +17,11 @@ from swapd.core.admission import over_queue_bounds
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
 from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
 from swapd.core.effects import Answer, Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
 from swapd.core.pressure import shrink_to_budgets, yield_to_others
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
 from swapd.core.room import (
     LeaveTimes,
     make_room,

@@ -13,10 +13,11 @@ from swapd.core.departures import leave
 from swapd.core.effects import Effect, Launch, ReadAhead, StopReadAhead, Tell
 from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.pages import needed_bytes, pages_of
 from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Model, Worker
 from swapd.core.replicas import may_leave, wants_replica
 from swapd.core.spares import take_spare
 from swapd.core.spec import RAM, Placement

@@ -24,18 +24,10 @@ from swapd.core.effects import (
     Sample,
     Tell,
 )
-from swapd.core.ledger import (
-    LEAVING_STATES,
-    LOADING_STATES,
-    Ask,
-    Departure,
-    Device,
-    Ledger,
-    Model,
-    Worker,
-)
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Ask, Departure, Device, Model, Worker
 from swapd.core.requests import Request
 from swapd.core.scope import Seen
 from swapd.core.spares import spare_exited, spares_changed

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from swapd.core import events as ev
-from swapd.core.ledger import Ledger, Model
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model
 from swapd.core.requests import Request
 
 LOOK_AGAIN_S = 0.5

@@ -10,8 +10,9 @@ it, and at the latest when the waiting model has waited its `max_wait_s`.
 from __future__ import annotations
 
 from swapd.core.eviction import Candidate
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model, Worker
 from swapd.core.spec import ModelSpec
 
 ASSUMED_BYTES_PER_S = 1_000_000_000

@@ -18,8 +18,9 @@ import structlog
 
 from backends.base import Backend, ProbeError, ProbeResult
 from swapd.core.events import Event, ExitKind, MemorySampled, ModelsChanged, WorkerExited
-from swapd.core.ledger import SERVING_STATES, Ledger
+from swapd.core.ledger import Ledger
 from swapd.core.placement import describe
+from swapd.core.records import SERVING_STATES
 from swapd.core.spec import RAM, Placement, SplitMode
 from swapd.errors import ShuttingDownError
 from swapd.pool.catalog import Entry, offload

@@ -9,11 +9,12 @@ from itertools import islice
 from swapd.core.admission import expected_wait_s, newcomers_wait_s
 from swapd.core.fairness import in_order
 from swapd.core.layout import Layout, parts
-from swapd.core.ledger import Device as LedgerDevice
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
+from swapd.core.records import Device as LedgerDevice
+from swapd.core.records import Model, Worker
 from swapd.core.room import why_waiting
 from swapd.core.spec import RAM, SplitMode
 from swapd.pool.catalog import Entry, modalities

@@ -26,7 +26,7 @@ from support.simulation import CALM, Simulation, metered, model
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.ledger import Request
+from swapd.core.requests import Request
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
 

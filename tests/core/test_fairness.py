@@ -21,7 +21,7 @@ from swapd.core.fairness import (
     next_request,
     note_seen,
 )
-from swapd.core.ledger import Model
+from swapd.core.records import Model
 
 
 def arrived(stepper: Stepper, request_id: str, client: str, *, priority: int = 0, at_s: float | None = None) -> None:

@@ -15,8 +15,8 @@ from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.ledger import LEAVING_STATES, Worker
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import LEAVING_STATES, Worker
 from swapd.core.spec import ModelSpec
 
 MODELS = (
