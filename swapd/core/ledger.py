@@ -51,6 +51,8 @@ class Ledger:
     #: Whether some model wanted a worker, or one drained, when everything was last looked at.
     is_short: bool = False
     now_s: float = 0.0
+    #: Requests that the last step moved: into a queue, out of it, off a worker.
+    moved: list[Request] = field(default_factory=list)
     next_worker_id: int = 1
     spare_starts: int = 0
 
@@ -144,6 +146,7 @@ class Ledger:
         model = self.models[request.model_id]
         model.waiting[request.id] = self.waiting[request.id] = request
         model.shares.enter(request)
+        self.moved.append(request)
 
     def dequeue(self, request_id: str) -> None:
         """Take out a waiting request that is not granted."""
@@ -153,6 +156,7 @@ class Ledger:
     def _take_out(self, request: Request) -> Model:
         model = self.models[request.model_id]
         del self.waiting[request.id], model.waiting[request.id]
+        self.moved.append(request)
         return model
 
     def grant(self, request: Request, worker: Worker, now_s: float) -> None:
@@ -168,6 +172,7 @@ class Ledger:
         del self.running[request.id]
         worker = self.workers[request.worker_id]
         del worker.running[request.id]
+        self.moved.append(request)
         if not worker.running:
             worker.idle_since_s = now_s
         model = self.models.get(request.model_id)
@@ -209,14 +214,30 @@ class Ledger:
         for name, device in self.devices.items():
             device.tolerated_bytes = min(device.tolerated_bytes, self.charged_bytes(name))
 
+    # -- invariants: a breach is a defect of swapd, never an operating error -------------------------------------------
+
     def check(self) -> None:
-        """Assert every invariant. A breach is a defect of swapd, never an operating error."""
+        """Assert every invariant. Takes the longer the more waits; `swapd.core.audit` spreads that over steps."""
+        self.check_sums()
+        queued = {key for model in self.models.values() for key in model.waiting}
+        assert queued == set(self.waiting), "queues and waiting requests differ"
+        for model in self.models.values():
+            self.check_queue(model)
+
+    def check_sums(self) -> None:
+        """Memory, workers, what they run, and the counters: all that does not grow with what waits."""
         for name, device in self.devices.items():
             charged = self.charged_bytes(name) + (self.spare_bytes if name == RAM else 0)
             limit = max(device.spec.budget_bytes, device.tolerated_bytes)
             assert charged <= limit, f"{name}: {charged} bytes charged, {limit} allowed"
         self._check_workers()
-        self._check_requests()
+        granted = {key for worker in self.workers.values() for key in worker.running}
+        assert granted == set(self.running), "grants and running requests differ"
+        assert not self.waiting or not self.closing, "requests wait during the shutdown"
+        assert not self.waiting or self.timer_at_s is not None, "requests wait without a timer"
+        counters = self.counters
+        ended = counters.finished + counters.failed + counters.cancelled
+        assert counters.accepted == len(self.waiting) + len(self.running) + ended, "requests got lost"
 
     def _check_workers(self) -> None:
         staying = Counter(one.model_id for one in self.workers.values() if one.state not in LEAVING_STATES)
@@ -236,28 +257,43 @@ class Ledger:
             )
             for name in worker.placement.device_bytes:
                 assert name in self.devices, f"worker {worker.id} holds bytes on {name}, which is unknown"
+            if worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots:
+                assert not self.models[worker.model_id].waiting, (
+                    f"{worker.model_id} has requests waiting and worker {worker.id} a free slot"
+                )
 
-    def _check_requests(self) -> None:
-        granted = {key for worker in self.workers.values() for key in worker.running}
-        assert granted == set(self.running), "grants and running requests differ"
-        queued = {key for model in self.models.values() for key in model.waiting}
-        assert queued == set(self.waiting), "queues and waiting requests differ"
-        for model in self.models.values():
-            accounts = model.shares.active.values()
-            assert all(account.is_active for account in accounts), f"{model.id} counts a client that is away"
-            assert sum(account.waiting for account in accounts) == len(model.waiting), f"{model.id}: shares and queue"
-            if model.waiting or model.load_asks:
-                assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
-                assert not self.closing, f"{model.id} is waited for during the shutdown"
-            if not model.waiting:
-                assert model.shares.waiting_tokens == 0, f"{model.id} has tokens waiting and no request"
-                continue
-            for worker in self.workers_of(model.id):
-                free = worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots
-                assert not free, f"{model.id} has requests waiting and worker {worker.id} a free slot"
-        counters = self.counters
-        ended = counters.finished + counters.failed + counters.cancelled
-        assert counters.accepted == len(self.waiting) + len(self.running) + ended, "requests got lost"
+    def check_queue(self, model: Model) -> None:
+        """One model's queue, its clients' accounts and their sums."""
+        shares, waiting = model.shares, model.waiting
+        for key, request in waiting.items():
+            assert self.waiting.get(key) is request, f"{model.id}: queues and waiting requests differ"
+        accounts = shares.active.values()
+        assert all(account.is_active for account in accounts), f"{model.id} counts a client that is away"
+        assert sum(account.waiting for account in accounts) == len(waiting), f"{model.id}: shares and queue"
+        tokens = sum(request.estimated_tokens for request in waiting.values())
+        assert shares.waiting_tokens == tokens, f"{model.id} has {tokens} tokens waiting, not {shares.waiting_tokens}"
+        since_us = sum(request.arrived_us for request in waiting.values())
+        assert shares.waiting_since_us == since_us, f"{model.id}: times of arrival and their sum"
+        if model.load_asks:
+            assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
+            assert not self.closing, f"{model.id} is waited for during the shutdown"
+
+    def check_request(self, request: Request) -> None:
+        """One that was moved is in one place or in none, and its client's account says the same."""
+        model, account = self.models.get(request.model_id), request.account
+        worker = self.workers.get(request.worker_id or 0)
+        waits, runs = self.waiting.get(request.id) is request, self.running.get(request.id) is request
+        assert account is not None
+        assert not (waits and runs), f"{request.id} waits and runs"
+        queued = model is not None and model.waiting.get(request.id) is request
+        assert waits == queued, f"{request.id}: queues and waiting requests differ"
+        assert runs == (worker is not None and request.id in worker.running), f"{request.id}: grants and running differ"
+        assert waits == (request.id in account.lines.get(request.priority, ())), f"{request.id}: shares and queue"
+        assert account.waiting == sum(map(len, account.lines.values())), (
+            f"{request.id}: its client's lines and their sum"
+        )
+        if model is not None and waits:
+            assert model.shares.active.get(request.client) is account, f"{request.id}: its client counts as away"
 
     def __repr__(self) -> str:
         states = ", ".join(f"{worker.model_id} {worker.state.value}" for worker in self.workers.values())

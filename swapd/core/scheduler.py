@@ -45,6 +45,7 @@ def step(ledger: Ledger, event: ev.Event, now_s: float) -> list[Effect]:
     """Record one event at `now_s` (monotonic seconds) and return what the shell must do, in order."""
     assert now_s >= ledger.now_s, "time went backwards"
     ledger.now_s = now_s
+    ledger.moved.clear()
     effects: list[Effect] = []
     seen = Seen(ledger, event, now_s)
     _HANDLERS[type(event)](ledger, event, now_s, effects)

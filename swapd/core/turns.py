@@ -77,8 +77,8 @@ def bound_s(waiter: Model) -> float:
 
 def waiting_weight_s(model: Model, now_s: float) -> float:
     """Seconds waited so far, summed over everything that waits for this model."""
-    waited = sum(now_s - request.arrived_at_s for request in model.waiting.values())
-    return waited + sum(now_s - ask.asked_at_s for ask in model.load_asks)
+    waited_s = len(model.waiting) * now_s - model.shares.waiting_since_us / 1e6
+    return waited_s + sum(now_s - ask.asked_at_s for ask in model.load_asks)
 
 
 def turn_ends_s(worker: Worker) -> float:
@@ -115,13 +115,16 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     soon_s = reload_s(holder, spec)
     if holder is None or next(reversed(holder.last_seen_s.values()), -soon_s) + soon_s <= now_s:
         return None
-    waits_since_s: dict[str, float] = {}
-    for request in waiter.waiting.values():
-        waits_since_s.setdefault(request.client, request.arrived_at_s)
     last_s, expected = None, 0.0
+    left = len(holder.last_seen_s)
     # The one seen last comes last.
     for client, at_s in reversed(holder.last_seen_s.items()):
-        if at_s <= waits_since_s.get(client, -1.0):
+        if expected + left * soon_s / max(now_s - at_s, 1e-9) < 1:
+            return None  # Whoever is left has been away for at least as long as this one.
+        left -= 1
+        waits = waiter.shares.active.get(client)
+        since_s = None if waits is None else waits.waits_since_s()
+        if since_s is not None and at_s <= since_s:
             continue
         last_s = at_s if last_s is None else last_s
         away_s = max(holder.demand.returns_s(client), now_s - at_s)

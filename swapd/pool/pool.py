@@ -20,6 +20,7 @@ from backends.base import Backend
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.audit import Audit
 from swapd.core.ledger import Ledger
 from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
@@ -78,6 +79,7 @@ class Pool:
         self._version = version
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger()
+        self._audit = Audit(self._ledger)
         self._inbox = Inbox()
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
@@ -149,7 +151,7 @@ class Pool:
 
     def _step(self, event: ev.Event) -> None:
         effects = step(self._ledger, event, self._loop.time())
-        self._ledger.check()
+        self._audit.look()
         for effect in effects:
             self._perform(effect)
 

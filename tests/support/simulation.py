@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.audit import Audit
 from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
@@ -56,6 +57,7 @@ class Simulation(Shell):
         self.rng = rng
         self.faults = faults
         self.ledger = Ledger()
+        self.audit = Audit(self.ledger)
         #: Numbers of the spares that run, by kind.
         self.spares: dict[str, int] = {}
         #: What other programs hold of each device, and whether the driver tells who holds what.
@@ -112,6 +114,7 @@ class Simulation(Shell):
     def decide(self, event: ev.Event, now_s: float) -> Sequence[ef.Effect]:
         todo = step(self.ledger, event, now_s)
         self.ledger.check()
+        self.audit.look()
         for device in self.ledger.devices:
             self.peak[device] = max(self.peak[device], self.ledger.charged_bytes(device))
         return todo
