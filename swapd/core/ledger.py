@@ -106,6 +106,11 @@ class Ledger:
         pinned = (worker.id for worker in self._pinned())
         return (*(device.spec for device in self.devices.values()), *pinned)
 
+    @property
+    def open_limits(self) -> Hashable:
+        """The same of `open_room`."""
+        return (*(device.others_bytes for device in self.devices.values()), self.limits)
+
     def open_room(self, model: Model) -> Room:
         """What this model could have if every other left that may be asked to, and paused devices were given back."""
         return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})

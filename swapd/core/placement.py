@@ -67,6 +67,15 @@ def good_enough(found: Placement, best: Placement, costs: LayerCosts) -> bool:
     return best.left_bytes > 0 and found.left_bytes <= best.left_bytes + SETTLE_SHARE * costs.total_bytes
 
 
+def least_gpu_bytes(spec: ModelSpec, best: Placement) -> int:
+    """What any placement that is good enough beside this best one has on GPUs at least."""
+    costs = spec.costs
+    assert costs is not None
+    first = costs.layers - best.n_gpu_layers
+    held_bytes = sum(gpu_weights(costs, best.n_cpu_moe)[first:]) + sum(costs.layer_kv_bytes[first:])
+    return held_bytes if best.left_bytes == 0 else held_bytes - int(SETTLE_SHARE * costs.total_bytes)
+
+
 def targets(spec: ModelSpec, room: Room) -> list[tuple[str, ...]]:
     """Sets of GPUs on which this model could concentrate, when others are to leave for it. The last one is of all."""
     gpus = usable_gpus(spec, room)

@@ -93,7 +93,7 @@ def _plan_all(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     deadlines = [
         *device_deadlines(ledger, watched, now_s),
         *_deadlines(ledger, now_s),
-        next_room_s(ledger, needy, times, now_s),
+        next_room_s(ledger, needy, times),
     ]
     _set_timer(ledger, [at_s for at_s in deadlines if at_s is not None], now_s, effects)
 

@@ -131,6 +131,8 @@ class Model:
     last_eviction: Eviction | None = None
     #: Why it never fits, with what that was worked out from.
     misfit: tuple[Hashable, str | None] | None = None
+    #: The best it could have if every other left, with what that was worked out from.
+    best: tuple[Hashable, Placement | None] | None = None
 
     @property
     def id(self) -> str:

@@ -134,6 +134,22 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     return None
 
 
+def earliest_leave_s(ledger: Ledger, worker: Worker, now_s: float) -> float | None:
+    """Before when a worker that is not pinned is not asked to leave for anyone who has not waited its `max_wait_s`.
+
+    None is never. For most models `leave_at_s` is later.
+    """
+    if ledger.is_surplus(worker):
+        return now_s
+    if worker.state is not WorkerState.READY:
+        return None
+    if not worker.running:
+        return now_s
+    assert worker.ready_at_s is not None
+    swap_s = _drain_s(ledger.models.get(worker.model_id)) + MIN_RELOAD_S
+    return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
+
+
 def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
     """The earliest time at which this worker may be asked to leave for the waiter; None is never.
 
