@@ -71,9 +71,15 @@ class LeaveTimes:
         self._ledger = ledger
         self._now_s = now_s
         self._known: dict[Model, list[tuple[Worker, float]]] = {}
-        self.reach = Reach(ledger, now_s)
+        self._reach: Reach | None = None
         #: Models that nobody's leaving can help now.
         self.passed_over: set[Model] = set()
+
+    @property
+    def reach(self) -> Reach:
+        if self._reach is None:
+            self._reach = Reach(self._ledger, self._now_s)
+        return self._reach
 
     def of(self, waiter: Model) -> list[tuple[Worker, float]]:
         """Those that may be at some time. One that is not after now means now."""
@@ -85,7 +91,7 @@ class LeaveTimes:
     def forget(self) -> None:
         """Somebody was launched or asked to leave."""
         self._known.clear()
-        self.reach = Reach(self._ledger, self._now_s)
+        self._reach = None
 
     def next_s(self, waiter: Model) -> float | None:
         """When to look again whether somebody may be asked to leave for this model, who may not now."""
