@@ -10,7 +10,7 @@ from __future__ import annotations
 from swapd.core.ledger import Ledger
 from swapd.core.records import Model
 
-PER_STEP = 64
+PER_STEP = 32
 """Models, clients and waiting requests that are looked at after each step, on average: a queue is one piece."""
 
 

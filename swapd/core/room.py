@@ -8,6 +8,7 @@ back and that later models may not take, so a large model is not overtaken for e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Launch, ReadAhead, StopReadAhead, Tell
@@ -72,8 +73,8 @@ class LeaveTimes:
         self._now_s = now_s
         self._known: dict[Model, list[tuple[Worker, float]]] = {}
         self._reach: Reach | None = None
-        #: Models that nobody's leaving can help now.
-        self.passed_over: set[Model] = set()
+        #: Models that nobody's leaving can help now, and when that may change by itself.
+        self.passed_over: dict[Model, float] = {}
 
     @property
     def reach(self) -> Reach:
@@ -96,7 +97,8 @@ class LeaveTimes:
     def next_s(self, waiter: Model) -> float | None:
         """When to look again whether somebody may be asked to leave for this model, who may not now."""
         if waiter in self.passed_over:
-            return self.reach.look_again_s(waiter)
+            at_s = self.passed_over[waiter]
+            return at_s if at_s < inf else None
         return min((at_s for _, at_s in self.of(waiter) if at_s > self._now_s), default=None)
 
 
@@ -127,9 +129,10 @@ def make_room(ledger: Ledger, times: LeaveTimes, now_s: float, effects: list[Eff
         free = {name: min(there[name], soon[name]) for name in there}
         if not stale or stale.isdisjoint(looks_at(ledger, model)):
             best = _best(ledger, model, times.reach)
-            if best is None or (model.claim is None and not times.reach.holds(model, best, soon)):
+            opens_s = times.reach.opens_s(model, best, soon)
+            if best is None or opens_s > now_s:
                 model.claim = None
-                times.passed_over.add(model)
+                times.passed_over[model] = opens_s
                 continue
             done = len(effects)
             model.claim = _help(ledger, model, best, free, soon, times, now_s, effects)

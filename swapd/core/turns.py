@@ -150,6 +150,14 @@ def earliest_leave_s(ledger: Ledger, worker: Worker, now_s: float) -> float | No
     return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
 
 
+def least_outweighing_s(ledger: Ledger, worker: Worker) -> float:
+    """Seconds of waiting, summed, without which a busy worker of no surplus is not asked to leave before the bound."""
+    if ledger.is_surplus(worker) or not worker.running:
+        return 0.0
+    holder = ledger.models.get(worker.model_id)
+    return _demand(worker, holder) * (_drain_s(holder) + MIN_RELOAD_S + reload_s(holder, worker.spec))
+
+
 def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
     """The earliest time at which this worker may be asked to leave for the waiter; None is never.
 
@@ -176,13 +184,19 @@ def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s:
 
     They are those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
     """
-    demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
-    needed_s = demand * (_drain_s(holder) + reload_s(waiter, waiter.spec) + reload_s(holder, worker.spec))
+    needed_s = _demand(worker, holder) * (
+        _drain_s(holder) + reload_s(waiter, waiter.spec) + reload_s(holder, worker.spec)
+    )
     missing_s = needed_s - waiting_weight_s(waiter, now_s)
     if missing_s <= 0:
         return now_s
     rate = len(waiter.waiting) + len(waiter.load_asks)
     return now_s + missing_s / rate if rate else float("inf")
+
+
+def _demand(worker: Worker, holder: Model | None) -> int:
+    """Requests that would lose by its leaving."""
+    return len(worker.running) + (len(holder.waiting) if holder is not None else 0)
 
 
 def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:

@@ -24,11 +24,11 @@ from swapd.core.spec import DeviceSpec, ModelSpec, Placement, SplitMode
 SEEDS = int(os.environ.get("SWAPD_REACH_SEEDS", "3"))
 """Random histories. Every step is taken twice, the second time on a deep copy, which takes its time."""
 
-holds = Reach.holds
+opens_s = Reach.opens_s
 
 
 def everybody_tried(ledger: Ledger, event: ev.Event, now_s: float) -> list[ef.Effect]:
-    with mock.patch.object(Reach, "holds", return_value=True):
+    with mock.patch.object(Reach, "opens_s", return_value=now_s):
         return step(ledger, event, now_s)
 
 
@@ -48,12 +48,13 @@ class Trying(Simulation):
             return super().decide(event, now_s)  # Nobody is tried for these.
         other = deepcopy(self.ledger)
 
-        def noting(reach: Reach, one: Model, best: Placement, soon: Mapping[str, int]) -> bool:
-            found = holds(reach, one, best, soon)
-            self.seen[f"{'tried' if found else 'passed over'}, {'on GPUs' if best.devices else 'in RAM'}"] += 1
-            return found
+        def noting(reach: Reach, one: Model, best: Placement | None, soon: Mapping[str, int]) -> float:
+            at_s = opens_s(reach, one, best, soon)
+            what = "tried" if at_s <= now_s else "passed over"
+            self.seen[f"{what}, {'on GPUs' if best is not None and best.devices else 'in RAM'}"] += 1
+            return at_s
 
-        with mock.patch.object(Reach, "holds", noting):
+        with mock.patch.object(Reach, "opens_s", noting):
             todo = super().decide(event, now_s)
         assert without_timer(todo) == without_timer(everybody_tried(other, event, now_s)), f"{event}; {self.ledger!r}"
         claims = {one.id: one.claim for one in self.ledger.models.values()}
