@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from math import inf
 from unittest import mock
 
 from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, gpu, metered, model, ram
@@ -28,7 +29,10 @@ opens_s = Reach.opens_s
 
 
 def everybody_tried(ledger: Ledger, event: ev.Event, now_s: float) -> list[ef.Effect]:
-    with mock.patch.object(Reach, "opens_s", return_value=now_s):
+    def at_once(_reach: Reach, _model: Model, best: Placement | None, _soon: Mapping[str, int]) -> float:
+        return inf if best is None else now_s
+
+    with mock.patch.object(Reach, "opens_s", at_once):
         return step(ledger, event, now_s)
 
 
