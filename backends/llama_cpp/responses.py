@@ -49,6 +49,8 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatMessage
     finish_reason: str | None
     logprobs: ChatLogprobs | None = None
+    stop_reason: str | UnsetType = UNSET
+    """vLLM's field: the stop string that ended it, if one did."""
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -56,6 +58,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     delta: Delta
     finish_reason: str | None = None
     logprobs: ChatLogprobs | None = None
+    stop_reason: str | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -182,7 +185,8 @@ class Stream:
         deltas = reader.deltas(piece.text, last=piece.finish is not None)
         choices = [ChatChunkChoice(index, delta) for delta in deltas]
         if piece.finish:
-            choices.append(ChatChunkChoice(index, Delta(), reader.finish_reason(piece.finish)))
+            finish = reader.finish_reason(piece.finish)
+            choices.append(ChatChunkChoice(index, Delta(), finish, stop_reason=piece.stopped_by or UNSET))
         if piece.logprobs or index in self._untold:
             self._tell(index, piece, choices)
         return [self._event(choice) for choice in choices]
@@ -227,6 +231,7 @@ class Whole:
     _texts: dict[int, list[str]] = field(default_factory=dict)
     _events: dict[int, list[Event]] = field(default_factory=dict)
     _finishes: dict[int, str] = field(default_factory=dict)
+    _stops: dict[int, str] = field(default_factory=dict)
     _logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     _open: set[str] = field(init=False)
     _readers: Mapping[int, ChoiceReader] = field(init=False)
@@ -264,6 +269,8 @@ class Whole:
             self._logprobs.setdefault(index, []).extend(piece.logprobs)
         if piece.finish:
             self._finishes[index] = reader.finish_reason(piece.finish) if reader else piece.finish.value
+        if piece.stopped_by:
+            self._stops[index] = piece.stopped_by
 
     def answer(self) -> bytes:
         """The whole answer as a JSON document."""
@@ -276,7 +283,8 @@ class Whole:
         entries = self._logprobs.get(index, ())
         if self.heading.dialect is Dialect.CHAT:
             message = whole_message(self._events.get(index, ()))
-            return ChatChoice(index, message, finish, chat_logprobs(entries) if self.logprobs else None)
+            logprobs = chat_logprobs(entries) if self.logprobs else None
+            return ChatChoice(index, message, finish, logprobs, self._stops.get(index, UNSET))
         text = "".join(self._texts.get(index, ()))
         return TextChoice(index, text, finish, text_logprobs(entries) if self.logprobs else None)
 

@@ -253,6 +253,8 @@ class Piece:
     for the token that ends it, for control tokens without a text, and for what a stop string has cut off. A token of
     which the beginning is shown before a stop string has one.
     """
+    stopped_by: str | None = None
+    """The stop string that has ended the choice."""
 
 
 @dataclass(frozen=True, slots=True)
