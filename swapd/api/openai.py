@@ -6,7 +6,6 @@ the worker, and fields not named here pass through. Pure: must never do I/O or k
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from swapd.api import native, size, strict_json
+from swapd.api.shapes import shaped
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
 from swapd.pool.lease import Ability, Sense
@@ -174,10 +174,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
 
 def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
     """Check a request's fields, wherever they come from. Raises as `read` does."""
-    try:
-        checked = msgspec.convert(fields, _SHAPES[endpoint][0])
-    except msgspec.ValidationError as exc:
-        raise _as_bad_request(str(exc)) from None
+    checked = shaped(fields, _SHAPES[endpoint][0])
     senses: dict[Sense, str] = {}
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
@@ -222,23 +219,6 @@ def model_document(model: ListedModel, created: int) -> dict[str, Any]:
         "context_length": model.n_ctx or None,
         "input_modalities": list(model.input_modalities),
     }
-
-
-_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
-
-
-def _as_bad_request(text: str) -> BadRequestError:
-    """msgspec's sentence (`Expected `int`, got `str` - at `$.n``) with its path as the parameter."""
-    match = _PATH.match(text)
-    assert match is not None
-    reason, path = match["reason"], (match["path"] or "").lstrip(".")
-    missing = _MISSING.search(reason)
-    if missing:
-        param = ".".join(part for part in (path, missing["field"]) if part)
-        return BadRequestError(f"{param}: this field is required", param=param)
-    reason = reason[:1].lower() + reason[1:]
-    return BadRequestError(f"{path}: {reason}" if path else reason, param=path or None)
 
 
 def _check_messages(messages: list[_Message]) -> None:

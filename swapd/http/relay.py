@@ -19,7 +19,7 @@ from aiohttp import web
 
 from swapd.api.translation import EVENT_STREAM, Translation
 from swapd.errors import RequestCancelledError, SwapdError, WorkerLostError
-from swapd.http.flow import EventFlow
+from swapd.http.flow import EventFlow, UntranslatableError
 from swapd.http.record import Record
 from swapd.http.sse import EventTooLargeError
 from swapd.http.stream import (
@@ -230,14 +230,14 @@ class _Exchange:
                         await self.client.send(whole)
                     while self._events and not flow.done:
                         await upstream.pass_on(flow.take)
-                        if flow.too_large is not None:
-                            raise flow.too_large
+                        if flow.failure is not None:
+                            raise flow.failure
                         if not flow.kept:
                             break
                         await self.client.send(flow.give_kept())
                     if flow.done:
                         break
-            except EventTooLargeError as exc:
+            except (EventTooLargeError, UntranslatableError) as exc:
                 raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
         if not flow.done and not flow.told_error:
             raise _CutShortError("its stream ended before [DONE]")

@@ -17,6 +17,7 @@ from aiohttp import web
 from msgspec import structs
 
 from swapd.api import admin, openai
+from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
@@ -57,6 +58,11 @@ def make_app(
     for endpoint in openai.Endpoint:
         for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ())):
             app.router.add_post(path, api.handler(endpoint), expect_handler=limits.hold_continue)
+    for path, read in (
+        ("/v1/messages", anthropic.read),
+        ("/v1/messages/count_tokens", anthropic.read_count),
+    ):
+        app.router.add_post(path, api.translated(read), expect_handler=limits.hold_continue)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
