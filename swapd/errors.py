@@ -49,6 +49,12 @@ class BadRequestError(SwapdError):
     type = "invalid_request_error"
 
 
+class PreviousResponseNotFoundError(BadRequestError):
+    """A request goes on from a response that is not stored for its client."""
+
+    code = "previous_response_not_found"
+
+
 class UnsupportedEndpointError(SwapdError):
     """The model is of another kind than this endpoint's."""
 

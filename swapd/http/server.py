@@ -26,6 +26,7 @@ from swapd.http.caller import identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
+from swapd.http.responses import Responses
 from swapd.http.stream import ClientStream, keeping_alive
 from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
@@ -63,6 +64,10 @@ def make_app(
         ("/v1/messages/count_tokens", anthropic.read_count),
     ):
         app.router.add_post(path, api.translated(read), expect_handler=limits.hold_continue)
+    responses = Responses(config)
+    app.router.add_post("/v1/responses", api.translated_for(responses.reader), expect_handler=limits.hold_continue)
+    app.router.add_get("/v1/responses/{id}", responses.show)
+    app.router.add_delete("/v1/responses/{id}", responses.delete)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
@@ -96,7 +101,11 @@ class _Api:
 
     def translated(self, read: Callable[[bytes], Translated]) -> Handler:
         """A route of another dialect: `read` turns a body into OpenAI's fields, or raises a `SwapdError`."""
-        return self._answering(partial(self._read_translated, read=read))
+        return self.translated_for(lambda _request: read)
+
+    def translated_for(self, reader: Callable[[web.Request], Callable[[bytes], Translated]]) -> Handler:
+        """The same where it depends on who asks how a body is read."""
+        return self._answering(partial(self._read_translated, reader=reader))
 
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -120,17 +129,25 @@ class _Api:
         return await self._outgoing(request, asked, large=large)
 
     async def _read_translated(
-        self, request: web.Request, share: limits.BodyShare, *, read: Callable[[bytes], Translated]
+        self,
+        request: web.Request,
+        share: limits.BodyShare,
+        *,
+        reader: Callable[[web.Request], Callable[[bytes], Translated]],
     ) -> Outgoing:
         body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
         large = len(body) >= OFF_LOOP_BYTES
+        read = reader(request)
 
         def checked() -> tuple[openai.Asked, Translated]:
             translated = read(body)
             return openai.check(translated.endpoint, translated.fields), translated
 
         asked, translated = await _maybe_off_loop(large, checked)
-        return await self._outgoing(request, asked, large=large, translate=translated.answer)
+        outgoing = await self._outgoing(request, asked, large=large, translate=translated.answer)
+        # It may be much more than the client has sent now, if it goes on from what was stored.
+        share.hold(len(outgoing.body))
+        return outgoing
 
     async def _outgoing(
         self,

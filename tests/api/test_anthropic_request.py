@@ -182,6 +182,15 @@ def test_system_messages_at_the_beginning_are_one() -> None:
         ({"thinking": {"type": "adaptive"}}, {}),
         ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
         (
+            {"output_format": {"type": "json_schema", "schema": {}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": {}, "strict": True},
+                }
+            },
+        ),
+        (
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
             {
                 "response_format": {

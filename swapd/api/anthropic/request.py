@@ -66,6 +66,8 @@ class _Counted(msgspec.Struct, kw_only=True):
     tool_choice: _ToolChoice | None = None
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
+    output_format: _Format | None = None
+    """What older clients have in place of `output_config.format`."""
 
 
 class _Asked(_Counted, kw_only=True):
@@ -131,8 +133,9 @@ def _chat(fields: dict[str, Any], asked: _Counted, where: str) -> dict[str, Any]
     output = asked.output_config or _OutputConfig()
     if output.effort is not None:
         made["reasoning_effort"] = effort(output.effort)
-    if output.format is not None:
-        schema = {"name": "answer", "schema": output.format.schema, "strict": True}
+    form = output.format or asked.output_format
+    if form is not None:
+        schema = {"name": "answer", "schema": form.schema, "strict": True}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
     return made
 
