@@ -88,6 +88,8 @@ class Capabilities:
     completions: bool = True
     embeddings: bool = False
     rerank: bool = False
+    tools: bool = False
+    """Chats may offer tools."""
     vision: bool = False
     """Chats may hold images."""
     audio: bool = False

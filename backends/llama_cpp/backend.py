@@ -93,6 +93,7 @@ class LlamaCppBackend:
                 completions=task is Task.GENERATE,
                 embeddings=task is Task.EMBED,
                 rerank=task is Task.RANK,
+                tools=task is Task.GENERATE,
                 vision=projector is not None and projector.sees,
                 audio=projector is not None and projector.hears,
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -204,20 +205,26 @@ def rewrite(asked: Asked, model: Model) -> Rewritten:
 
 def models_document(models: Iterable[ListedModel], created: int) -> dict[str, Any]:
     """The answer to GET /v1/models. `created` is a Unix time in seconds."""
-    return {"object": "list", "data": [model_document(model, created) for model in models]}
+    data = [model_document(model, created) for model in models]
+    return {"object": "list", "data": data, "has_more": False}
 
 
 def model_document(model: ListedModel, created: int) -> dict[str, Any]:
-    """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it."""
+    """One model in OpenAI's shape and Anthropic's, with its state, aliases, usable context in tokens and abilities."""
     return {
         "id": model.id,
         "object": "model",
+        "type": "model",
+        "display_name": model.id,
         "created": created,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
         "owned_by": "swapd",
         "aliases": list(model.aliases),
         "state": model.state,
         "context_length": model.n_ctx or None,
+        "max_input_tokens": model.n_ctx or None,
         "input_modalities": list(model.input_modalities),
+        "capabilities": list(model.capabilities),
     }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 
 from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError, Offload
 from swapd.config.schema import Config, Model
@@ -180,6 +181,12 @@ def require(entry: Entry, needs: Ability | None, senses: Iterable[tuple[Sense, s
 def modalities(able: Capabilities) -> tuple[str, ...]:
     """What a model takes, in OpenAI's and others' words."""
     return ("text", *(["image"] if able.vision else []), *(["audio"] if able.audio else []))
+
+
+@cache
+def capabilities(able: Capabilities) -> tuple[str, ...]:
+    """What a model can do, by name."""
+    return tuple(field.name for field in fields(able) if getattr(able, field.name))
 
 
 def resolve(entries: Mapping[str, Entry], name: str) -> Model:

@@ -17,7 +17,7 @@ from swapd.core.records import Device as LedgerDevice
 from swapd.core.records import Model, Worker
 from swapd.core.room import why_waiting
 from swapd.core.spec import RAM, SplitMode
-from swapd.pool.catalog import Entry, modalities
+from swapd.pool.catalog import Entry, capabilities, modalities
 from swapd.pool.devices import Device
 from swapd.pool.status import (
     ConfigStatus,
@@ -128,6 +128,7 @@ def listed_model(ledger: Ledger, entry: Entry) -> ListedModel:
         state=_state(ledger.workers_of(entry.model.id)),
         n_ctx=inspection.n_ctx if inspection is not None else 0,
         input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
+        capabilities=capabilities(inspection.capabilities) if inspection is not None else (),
     )
 
 
