@@ -101,11 +101,11 @@ class _Api:
 
     def translated(self, read: Callable[[bytes], Translated]) -> Handler:
         """A route of another dialect: `read` turns a body into OpenAI's fields, or raises a `SwapdError`."""
-        return self.translated_for(lambda _request: read)
+        return self._answering(partial(self._read_translated, reader=lambda _request: read, in_thread=False))
 
     def translated_for(self, reader: Callable[[web.Request], Callable[[bytes], Translated]]) -> Handler:
-        """The same where it depends on who asks how a body is read."""
-        return self._answering(partial(self._read_translated, reader=reader))
+        """The same where what a body says depends on who asks. Read in a thread: a short one may stand for much."""
+        return self._answering(partial(self._read_translated, reader=reader, in_thread=True))
 
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -134,9 +134,10 @@ class _Api:
         share: limits.BodyShare,
         *,
         reader: Callable[[web.Request], Callable[[bytes], Translated]],
+        in_thread: bool,
     ) -> Outgoing:
         body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
-        large = len(body) >= OFF_LOOP_BYTES
+        large = in_thread or len(body) >= OFF_LOOP_BYTES
         read = reader(request)
 
         def checked() -> tuple[openai.Asked, Translated]:

@@ -29,7 +29,7 @@ TOOL: Any = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningDaemon]:
-    async with client_daemon(tmp_path_factory.mktemp("daemon")) as running:
+    async with client_daemon(tmp_path_factory.mktemp("daemon"), thinker=True) as running:
         yield running
 
 
@@ -98,6 +98,29 @@ async def test_a_forced_call_streams_and_the_conversation_goes_on(client: anthro
     assert [block.type for block in answer.content] == ["text"]
 
 
+async def test_thinking_streams_goes_back_and_can_be_left_out(client: anthropic.AsyncAnthropic) -> None:
+    asked: Any = {**SHORT, "model": "thinker", "max_tokens": 12}
+    thinking: Any = {"type": "enabled", "budget_tokens": 1024}
+    told = ""
+    async with client.messages.stream(messages=ASK, thinking=thinking, **asked) as stream:
+        async for event in stream:
+            if event.type == "thinking":
+                told += event.thinking
+        final = await stream.get_final_message()
+    (block,) = final.content
+    assert block.type == "thinking"
+    assert block.thinking == told != ""
+    assert block.signature
+    again: Any = [*ASK, {"role": "assistant", "content": [*final.content, {"type": "text", "text": "Paris."}]}, *ASK]
+    counts = [
+        (await client.messages.count_tokens(model="thinker", messages=messages)).input_tokens
+        for messages in (again, [*ASK, {"role": "assistant", "content": "Paris."}, *ASK])
+    ]
+    assert counts[0] >= counts[1] + 12, "the model reads what it thought"
+    plain = await client.messages.create(messages=ASK, thinking={"type": "disabled"}, **asked)
+    assert [block.type for block in plain.content] == ["text"]
+
+
 class Verdict(BaseModel):
     animal: Literal["cat", "dog"]
     sure: bool
@@ -123,6 +146,6 @@ async def test_errors_are_the_clients_own(client: anthropic.AsyncAnthropic) -> N
 
 async def test_models_are_listed_for_it(client: anthropic.AsyncAnthropic) -> None:
     listed = [model async for model in client.models.list()]
-    assert [model.id for model in listed] == ["smol", "vectors"]
+    assert [model.id for model in listed] == ["smol", "vectors", "thinker"]
     assert listed[0].display_name == "smol"
     assert (await client.models.retrieve("smol")).type == "model"

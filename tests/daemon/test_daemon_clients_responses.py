@@ -20,7 +20,7 @@ SHORT: Any = {"model": "smol", "max_output_tokens": 24, "temperature": 0}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningDaemon]:
-    async with client_daemon(tmp_path_factory.mktemp("daemon")) as running:
+    async with client_daemon(tmp_path_factory.mktemp("daemon"), thinker=True) as running:
         yield running
 
 
@@ -86,6 +86,23 @@ async def test_a_response_that_is_cut_off_is_incomplete(client: openai.AsyncOpen
     ]
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.incomplete"
+
+
+async def test_reasoning_streams_as_an_item_and_can_be_left_out(client: openai.AsyncOpenAI) -> None:
+    asked: Any = {**SHORT, "model": "thinker", "max_output_tokens": 16}
+    told, last = "", None
+    async for event in await client.responses.create(input=ASK, stream=True, **asked):
+        if event.type == "response.reasoning_text.delta":
+            told += event.delta
+        last = event
+    assert last is not None
+    assert last.type == "response.incomplete"
+    (item,) = last.response.output
+    assert item.type == "reasoning"
+    assert item.content is not None
+    assert item.content[0].text == told != ""
+    plain = await client.responses.create(input=ASK, reasoning={"effort": "none"}, **asked)
+    assert [item.type for item in plain.output] == ["message"]
 
 
 class GetWeather(BaseModel):
