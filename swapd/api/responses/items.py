@@ -95,8 +95,7 @@ class _Conversation:
         return self._made
 
     def _message(self, item: Item, where: str) -> None:
-        content: str | list[Content] = required(item.content, f"{where}.content")
-        parts = [text(content)] if isinstance(content, str) else _parts(content, f"{where}.content")
+        parts = _said(item.content, f"{where}.content")
         if item.role == "assistant":
             words = "".join(part.get("text", "") for part in parts)
             answer = self._grow(("content",))
@@ -114,8 +113,7 @@ class _Conversation:
             raise BadRequestError(f"{where}.role: expected user, assistant, system or developer", param=f"{where}.role")
 
     def _output(self, item: Item, where: str) -> None:
-        output: str | list[Content] = required(item.output, f"{where}.output")
-        parts = [text(output)] if isinstance(output, str) else _parts(output, f"{where}.output")
+        parts = _said(item.output, f"{where}.output")
         words = "\n".join(part["text"] for part in parts if part["type"] == "text")
         self._images += [part for part in parts if part["type"] != "text"]
         call_id = required(item.call_id, f"{where}.call_id")
@@ -146,6 +144,10 @@ def _thought(item: Item, where: str) -> str:
     """What was thought, else its summary; nothing of what is encrypted."""
     content = item.content if isinstance(item.content, list) and item.content else item.summary or []
     return "\n".join(part["text"] for part in _parts(content, f"{where}.content"))
+
+
+def _said(content: str | list[Content] | None, where: str) -> list[Part]:
+    return [text(content)] if isinstance(content, str) else _parts(required(content, where), where)
 
 
 def _parts(content: Iterable[Content], where: str) -> list[Part]:
