@@ -5,7 +5,7 @@ Owns the order of a stream's events. Pure: outputs in, bytes out. Must never loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -35,6 +35,10 @@ class PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of a whole HTTP request, all prompts and choices together."""
 
@@ -42,6 +46,8 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
+    """Where there was any reasoning."""
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -120,12 +126,14 @@ class Tally:
         self.cached_tokens += ended.cached_tokens
         self.completion_tokens += ended.completion_tokens
 
-    def usage(self) -> Usage:
+    def usage(self, readers: Iterable[ChoiceReader]) -> Usage:
+        reasoning_tokens = sum(reader.reasoning_tokens for reader in readers)
         return Usage(
             self.prompt_tokens,
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
             PromptDetails(self.cached_tokens),
+            CompletionDetails(reasoning_tokens) if reasoning_tokens else UNSET,
         )
 
 
@@ -182,7 +190,7 @@ class Stream:
             logprobs = text_logprobs(piece.logprobs) if piece.logprobs else None
             return [self._event(TextChoice(index, piece.text, finish, logprobs))] if piece.text or finish else []
         reader = self._readers[index]
-        deltas = reader.deltas(piece.text, last=piece.finish is not None)
+        deltas = reader.deltas(piece.text, piece.tokens, last=piece.finish is not None)
         choices = [ChatChunkChoice(index, delta) for delta in deltas]
         if piece.finish:
             finish = reader.finish_reason(piece.finish)
@@ -209,7 +217,8 @@ class Stream:
             return []
         events = []
         if self.include_usage:
-            events.append(b"data: " + self.heading.answer((), self._tally.usage(), chunk=True) + b"\n\n")
+            usage = self._tally.usage(self._readers.values())
+            events.append(b"data: " + self.heading.answer((), usage, chunk=True) + b"\n\n")
         return [*events, DONE]
 
     def _event(self, choice: Choice) -> bytes:
@@ -264,7 +273,8 @@ class Whole:
         if reader is None:
             self._texts.setdefault(index, []).append(piece.text)
         else:
-            self._events.setdefault(index, []).extend(reader.read(piece.text, last=piece.finish is not None))
+            read = reader.read(piece.text, piece.tokens, last=piece.finish is not None)
+            self._events.setdefault(index, []).extend(read)
         if piece.logprobs:
             self._logprobs.setdefault(index, []).extend(piece.logprobs)
         if piece.finish:
@@ -276,7 +286,8 @@ class Whole:
         """The whole answer as a JSON document."""
         assert self.finished
         indexes = range(len(self.first_index) * self.n)
-        return self.heading.answer([self._choice(index) for index in indexes], self._tally.usage(), chunk=False)
+        usage = self._tally.usage(self._readers.values())
+        return self.heading.answer([self._choice(index) for index in indexes], usage, chunk=False)
 
     def _choice(self, index: int) -> Choice:
         finish = self._finishes.get(index)

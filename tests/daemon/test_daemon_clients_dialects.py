@@ -246,6 +246,9 @@ async def test_reasoning_streams_as_an_item_and_can_be_left_out(client: openai.A
     assert item.type == "reasoning"
     assert item.content is not None
     assert item.content[0].text == told != ""
+    usage = last.response.usage
+    assert usage is not None
+    assert usage.output_tokens >= usage.output_tokens_details.reasoning_tokens > 0
     plain = await client.responses.create(input=ASK, reasoning={"effort": "none"}, **asked)
     assert [item.type for item in plain.output] == ["message"]
 
