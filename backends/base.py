@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 
+from backends.address import WorkerAddress
+
 
 class InvalidModelError(Exception):
     """The model's file or settings can never be served as they are; the message says why and what would help."""
@@ -149,7 +151,8 @@ class LaunchOrder:
 
     model_id: str
     socket_path: Path
-    """The worker listens here. Its directory exists and is private to the daemon's user."""
+    """The worker listens here, unless its `LaunchSpec` says where else. Its directory exists and is private to the
+    daemon's user."""
     control_fd: int
     """Inherited by the worker: see `backends.control`."""
     offload: Offload
@@ -167,6 +170,8 @@ class LaunchSpec:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    address: WorkerAddress | None = None
+    """Where the worker listens; None is the order's `socket_path`."""
 
 
 @dataclass(frozen=True, slots=True)

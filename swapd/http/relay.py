@@ -335,7 +335,7 @@ def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AbstractAsyncCo
         "X-Request-Id": lease.request_id,
         **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
     }
-    return post(lease.socket_path, outgoing.path, headers, outgoing.body, connect_s=connect_s)
+    return post(lease.address, outgoing.path, headers, outgoing.body, connect_s=connect_s)
 
 
 async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:

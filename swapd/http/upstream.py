@@ -1,4 +1,4 @@
-"""One HTTP/1.1 exchange with a worker, on a connection of its own over its Unix socket.
+"""One HTTP/1.1 exchange with a worker, on a connection of its own: over its Unix socket, a port, or TLS.
 
 Owns the bytes of the exchange: what is asked, what has arrived and was not read yet (within a bound), and whether the
 answer is whole. Must never interpret a body. It does what a general client does without a pool, redirects, cookies or
@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import cast
 
 import httptools
+
+from swapd.pool.lease import Address, TcpAddress, UnixAddress, UrlAddress
+from swapd.pool.tls import client_context
 
 MAX_HEAD_BYTES = 256 * 1024
 """Of an answer's status line and headers together with what came in the same reads."""
@@ -28,30 +30,52 @@ class UpstreamError(Exception):
 
 @asynccontextmanager
 async def post(
-    socket_path: Path, path: str, headers: Mapping[str, str], body: bytes, *, connect_s: float
+    address: Address, path: str, headers: Mapping[str, str], body: bytes, *, connect_s: float
 ) -> AsyncIterator[Upstream]:
     """Send one request and wait for the head of its answer. Leaving cuts the connection, whatever is on its way.
 
+    The address's own headers go beside `headers` and in place of equal ones.
+
     Raises `UpstreamError`.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(connect_s):
-            transport, upstream = await loop.create_unix_connection(Upstream, str(socket_path))
+            transport, upstream = await _connect(address)
     except TimeoutError:
         raise UpstreamError(f"it took no connection within {connect_s:g} s") from None
     except OSError as error:
         raise UpstreamError(f"it takes no connection: {error}") from error
     try:
-        transport.writelines((_head(path, headers, len(body)), body))
+        transport.writelines((_head(address, path, headers, len(body)), body))
         await upstream.until_head()
         yield upstream
     finally:
         transport.abort()
 
 
-def _head(path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: worker", *(f"{name}: {value}" for name, value in headers.items())]
+async def _connect(address: Address) -> tuple[asyncio.Transport, Upstream]:
+    """Raises `OSError`; an untrusted certificate is one too."""
+    loop = asyncio.get_running_loop()
+    match address:
+        case UnixAddress(path):
+            return await loop.create_unix_connection(Upstream, str(path))
+        case TcpAddress(host, port):
+            return await loop.create_connection(Upstream, host, port)
+        case UrlAddress(host, port, tls):
+            context = None if tls is None else await client_context(tls)
+            return await loop.create_connection(Upstream, host, port, ssl=context)
+
+
+def _head(address: Address, path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
+    host = "worker"
+    if isinstance(address, TcpAddress):
+        host = address.authority
+    elif isinstance(address, UrlAddress):
+        host = address.authority
+        path = address.base_path + path
+        own = {name.lower() for name in address.headers}
+        headers = {**{name: value for name, value in headers.items() if name.lower() not in own}, **address.headers}
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     lines += [f"Content-Length: {body_bytes}", "Connection: close", "", ""]
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 

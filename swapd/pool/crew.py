@@ -118,7 +118,7 @@ class Crew:
     def lease(self, request_id: str, worker_id: int, waited_s: float) -> Lease:
         """A request's place at a worker."""
         worker = self._workers[worker_id]
-        return Lease(request_id, worker.model_id, worker_id, worker.socket_path, waited_s, worker.lost)
+        return Lease(request_id, worker.model_id, worker_id, worker.address, waited_s, worker.lost)
 
     def pids(self) -> Mapping[int, int]:
         """The processes there are, and the workers they are."""

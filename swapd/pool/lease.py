@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from backends.address import Address, TcpAddress, UnixAddress, UrlAddress
+
+__all__ = ["Ability", "Address", "Lease", "Place", "Sense", "TcpAddress", "Ticket", "UnixAddress", "UrlAddress"]
 
 Ability = Literal["chat", "completions", "embeddings", "rerank"]
 """What some models can do and others cannot; the names of `backends.base.Capabilities`."""
@@ -57,7 +60,7 @@ class Lease:
     request_id: str
     model_id: str
     worker_id: int
-    socket_path: Path
+    address: Address
     waited_s: float
     lost: asyncio.Future[str]
     """Done, with a sentence that says why, once the worker is gone. Await it under a timeout and a shield."""

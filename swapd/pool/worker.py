@@ -13,6 +13,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import msgspec
 import structlog
 
 from backends import control
+from backends.address import UnixAddress, WorkerAddress
 from backends.base import LaunchSpec
 from swapd.core.events import (
     Event,
@@ -77,6 +79,7 @@ class WorkerProcess:
         self.worker_id = worker_id
         self.model_id = model_id
         self.socket_path = socket_path
+        self.address: WorkerAddress = UnixAddress(socket_path)
         self.pid: int | None = None
         self.load_progress: float | None = None
         #: Resolves with a sentence once the process is gone.
@@ -108,7 +111,7 @@ class WorkerProcess:
         end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped")
         try:
             self.socket_path.unlink(missing_ok=True)
-            end = await self._live(await _began(describe, spare))
+            end = await self._live(await _began(partial(self._described, describe), spare))
         except OSError as error:
             end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} could not be started: {error}")
         finally:
@@ -116,6 +119,12 @@ class WorkerProcess:
             if not self.lost.done():
                 self.lost.set_result(end.detail)
             self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
+
+    def _described(self, describe: Callable[[int], LaunchSpec], control_fd: int) -> LaunchSpec:
+        spec = describe(control_fd)
+        if spec.address is not None:
+            self.address = spec.address
+        return spec
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -16,7 +16,7 @@ from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Tu
 from swapd.core.spec import RAM
 from swapd.pool.devices import Device, Machine
 from swapd.pool.learned import Store
-from swapd.pool.lease import Lease, Ticket
+from swapd.pool.lease import Lease, TcpAddress, Ticket, UnixAddress
 from swapd.pool.pool import Pool
 
 MIB = 1024 * 1024
@@ -133,7 +133,11 @@ def ticket(model_id: str, request_id: str = "r", client: str = "c") -> Ticket:
 
 async def ask(lease: Lease, words: str = "", *, stream: bool = False) -> bytes:
     """Send one request to a leased worker and read the whole answer, headers left out."""
-    reader, writer = await asyncio.open_unix_connection(str(lease.socket_path))
+    if isinstance(lease.address, UnixAddress):
+        reader, writer = await asyncio.open_unix_connection(str(lease.address.path))
+    else:
+        assert isinstance(lease.address, TcpAddress)
+        reader, writer = await asyncio.open_connection(lease.address.host, lease.address.port)
     try:
         body = json.dumps({"messages": [{"role": "user", "content": words}], "stream": stream}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nX-Request-Id: {lease.request_id}\r\n"
