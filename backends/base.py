@@ -12,7 +12,10 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 
-from backends.address import WorkerAddress
+from backends.address import UrlAddress, WorkerAddress
+
+FIRST_TOKEN_TIMEOUT_S = 600.0
+"""Long prompts on slow machines take minutes, and a whole answer begins with its end."""
 
 
 class InvalidModelError(Exception):
@@ -127,6 +130,12 @@ class Inspection:
     """Blocks, from the first, whose experts the settings keep in RAM; None leaves it to placement."""
     maps_weights: bool = False
     """Weights in RAM are pages of the mapped file, none of them copied for faster kernels."""
+    elsewhere: bool = False
+    """It is served by a server elsewhere, which the backend describes as a `Peer`: nothing is started or held here."""
+    reports_usage: bool = True
+    """Workers tell of their progress and of tokens on the control channel. Else both are seen in their answers."""
+    first_token_timeout_s: float = FIRST_TOKEN_TIMEOUT_S
+    """Of workers that do not report: how long they may be silent while a request's answer has not begun."""
     shares_weights: bool = False
     """So they are, and which tensors are in RAM follows from the files and the placement alone: workers of the same
     files and placement share their pages."""
@@ -172,6 +181,16 @@ class LaunchSpec:
     env: Mapping[str, str]
     address: WorkerAddress | None = None
     """Where the worker listens; None is the order's `socket_path`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server elsewhere that stands for a worker."""
+
+    address: UrlAddress
+    health_path: str | None
+    """What a GET says about its health, as a path below the address's; None: that it takes connections is enough."""
+    connect_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +261,11 @@ class Backend(Protocol):
 
     def launch(self, settings: Any, order: LaunchOrder) -> LaunchSpec:
         """Describe the worker process. Pure but for reading the daemon's own environment."""
+        ...
+
+    def peer(self, settings: Any) -> Peer:
+        """Describe the server elsewhere. Reads its key. Only asked, in place of `launch`, of models whose inspections
+        say `elsewhere`. Raises `InvalidModelError`."""
         ...
 
     def spare(self, control_fd: int) -> LaunchSpec:

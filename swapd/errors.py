@@ -157,6 +157,22 @@ class WorkerLostError(SwapdError):
     code = "worker_lost"
 
 
+class UpstreamRefusedError(SwapdError):
+    """A server elsewhere did not accept swapd as its client; what it said is not for ours."""
+
+    status = 502
+    type = "server_error"
+    code = "upstream_refused"
+
+
+class UpstreamTimeoutError(SwapdError):
+    """A server elsewhere was silent for longer than it may be."""
+
+    status = 504
+    type = "timeout_error"
+    code = "upstream_timeout"
+
+
 class QueueTimeoutError(SwapdError):
     status = 504
     type = "timeout_error"

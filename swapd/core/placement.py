@@ -28,12 +28,17 @@ MAX_SUMS = 4
 MAX_TARGETED_GPUS = 4
 """With more GPUs than this, room is made on one of them or on all."""
 
+ELSEWHERE = Placement(device_bytes={}, n_gpu_layers=0, devices=(), why="elsewhere, without any memory here")
+"""Where all models are that a server elsewhere serves."""
+
 SETTLE_SHARE = 1 / 8
 """Of a model that can never be on GPUs as a whole: how much less than the best it may get to be loaded at once."""
 
 
 def place(spec: ModelSpec, room: Room) -> Placement | None:
     """The best way to put this model into what is free, or None if there is none."""
+    if spec.elsewhere:
+        return ELSEWHERE
     return _place(spec, tuple(sorted(room.free_bytes.items())), tuple(sorted(room.shares.items())))
 
 
@@ -52,6 +57,8 @@ def _place(
 
 def preferred(spec: ModelSpec, room: Room) -> Placement:
     """How the model would be laid out if its first choice had all the room it wants: for people, when nothing fits."""
+    if spec.elsewhere:
+        return ELSEWHERE
     endless = Room(dict.fromkeys(room.free_bytes, 1 << 62) | {RAM: 1 << 62}, room.shares)
     layout, why = next(_ways(spec, endless))
     return _placement(spec, room, layout, why)

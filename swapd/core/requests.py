@@ -44,6 +44,8 @@ class Request:
     """How many tokens count as one on its client's account."""
     worker_id: int | None = None
     granted_at_s: float = 0.0
+    began: bool = False
+    """Its answer has. Only told of workers that do not report their progress themselves."""
     charge: float = 0.0
     """What its account is charged by the estimate, while it runs and is not counted yet."""
     account: Account | None = field(default=None, repr=False)

@@ -44,6 +44,8 @@ def wants_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
 
 def looks_at(ledger: Ledger, model: Model) -> list[str]:
     """The devices that this model may be placed on. A GPU that it has no use for is not woken for it."""
+    if model.spec.elsewhere:
+        return []
     gpus = (
         [] if model.spec.n_gpu_layers == 0 else usable_gpus(model.spec, ledger.room(dict.fromkeys(ledger.devices, 0)))
     )

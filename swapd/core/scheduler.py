@@ -130,6 +130,9 @@ def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: li
 
 def _worker_progressed(ledger: Ledger, event: ev.WorkerProgressed, now_s: float, _: list[Effect]) -> None:
     ledger.workers[event.worker_id].last_progress_s = now_s
+    running = ledger.running.get(event.began or "")
+    if running is not None and running.worker_id == event.worker_id:
+        running.began = True
 
 
 def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: list[Effect]) -> None:

@@ -172,6 +172,8 @@ class ModelSpec:
     has_portable_mode: bool = False
     replicas: int = 1
     """Workers it may have at once. All but the first come and go with the load."""
+    elsewhere: bool = False
+    """A server elsewhere serves it: nothing of it is in this machine's memory, and nobody gains by its leaving."""
     spare: str | None = None
     """The kind of spare process that a worker of it may be made of; None has it started afresh."""
     pin: bool = False
@@ -186,6 +188,9 @@ class ModelSpec:
     idle_unload_s: float | None = None
     load_timeout_s: float = 300.0
     stall_timeout_s: float = 120.0
+    first_token_timeout_s: float | None = None
+    """Of workers whose progress is seen in their answers alone: how long they may be silent while a request's answer
+    has not begun. None for those that report their own."""
     drain_s: float = 30.0
     mapped_files: str | None = None
     """Names the files of which all its weights in RAM are pages; None when they are memory of the worker's own."""

@@ -1,10 +1,10 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
-The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
-once, loading or not, after what it runs. An idle one goes at once, unless its turn lasts and clients other than those
-who wait are likely to ask sooner than a reload takes. A busy one is never cut off: it stops receiving grants once its
-turn is over, which is the longer the more a swap takes, and the waiting outweighs what its own clients would lose by
-it, and at the latest when the waiting model has waited its `max_wait_s`.
+The rules, in words. A worker that is pinned, elsewhere or still loading is never asked. One of a model that keeps
+another goes at once, loading or not, after what it runs. An idle one goes at once, unless its turn lasts and clients
+other than those who wait are likely to ask sooner than a reload takes. A busy one is never cut off: it stops receiving
+grants once its turn is over, which is the longer the more a swap takes, and the waiting outweighs what its own clients
+would lose by it, and at the latest when the waiting model has waited its `max_wait_s`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
 
     A time that is not after `now_s` means now. With nothing else happening, the answer holds until then.
     """
-    if worker.model_id == waiter.id or ledger.is_pinned(worker):
+    if worker.model_id == waiter.id or worker.spec.elsewhere or ledger.is_pinned(worker):
         return None
     if ledger.is_surplus(worker):
         return now_s

@@ -13,6 +13,7 @@ import msgspec
 
 from swapd.api.translation import Translation
 from swapd.errors import WorkerLostError
+from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
 from swapd.http.sse import Framer, is_error, payloads
 from swapd.http.stream import ClientStream
@@ -30,7 +31,12 @@ class EventFlow:
     """One stream. Leaving it books the times that are not booked yet."""
 
     def __init__(
-        self, client: ClientStream, record: Record, timers: StreamTimers, translation: Translation | None = None
+        self,
+        client: ClientStream,
+        record: Record,
+        timers: StreamTimers,
+        translation: Translation | None = None,
+        foreign: ForeignAnswer | None = None,
     ) -> None:
         self.kept = b""
         """Whole events that could not be sent at once."""
@@ -38,6 +44,7 @@ class EventFlow:
         self._record = record
         self._timers = timers
         self._translation = translation
+        self._foreign = foreign
         self._framer = Framer()
         self._last_s = record.arrived_s
         self._gaps_s: list[float] = []
@@ -68,11 +75,14 @@ class EventFlow:
         Raises `EventTooLargeError` and `UntranslatableError`.
         """
         frames = self._framer.feed(data)
-        if frames.data_events:
-            self._time(frames.data_events)
+        whole, data_events = frames.whole, frames.data_events
+        if self._foreign is not None:
+            whole, data_events = self._foreign.events(whole, data_events)
+        if data_events:
+            self._time(data_events)
         if self._translation is None or not frames.whole:
-            return frames.whole
-        return self._translated(self._translation, frames.whole)
+            return whole
+        return self._translated(self._translation, whole)
 
     def _translated(self, translation: Translation, whole: bytes) -> bytes:
         parts = []

@@ -28,13 +28,24 @@ class UpstreamError(Exception):
     """The worker's side broke: no connection, no HTTP, or an answer that ended before it was whole."""
 
 
+class UpstreamSilentError(UpstreamError):
+    """Nothing came for longer than the worker may be silent."""
+
+
 @asynccontextmanager
 async def post(
-    address: Address, path: str, headers: Mapping[str, str], body: bytes, *, connect_s: float
+    address: Address,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    connect_s: float,
+    silence_s: float | None = None,
 ) -> AsyncIterator[Upstream]:
     """Send one request and wait for the head of its answer. Leaving cuts the connection, whatever is on its way.
 
-    The address's own headers go beside `headers` and in place of equal ones.
+    The address's own headers go beside `headers` and in place of equal ones. `silence_s` is how long nothing may come
+    while somebody waits for it; None is for ever.
 
     Raises `UpstreamError`.
     """
@@ -46,6 +57,7 @@ async def post(
     except OSError as error:
         raise UpstreamError(f"it takes no connection: {error}") from error
     try:
+        upstream.allow_silence(silence_s)
         transport.writelines((_head(address, path, headers, len(body)), body))
         await upstream.until_head()
         yield upstream
@@ -98,6 +110,9 @@ class Upstream(asyncio.Protocol):
         self._broken: UpstreamError | None = None
         self._news: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
+        self._silence_s: float | None = None
+        self._heard_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     # -- for the reader ----------------------------------------------------------------------------------------
 
@@ -167,11 +182,39 @@ class Upstream(asyncio.Protocol):
         if self._broken is not None:
             raise self._broken
         assert self._news is None, "an answer has one reader"
-        self._news = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        # What the reader does meanwhile is not the worker's silence.
+        self._heard_s = loop.time()
+        self._set_alarm()
         try:
             await self._news
         finally:
             self._news = None
+            self._set_alarm()
+
+    def allow_silence(self, silence_s: float | None) -> None:
+        """How long nothing may come while somebody waits for it, counted from the newest bytes; None is for ever."""
+        self._silence_s = silence_s
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        if self._news is not None and self._silence_s is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_at(self._heard_s + self._silence_s, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        """Bytes come far more often than a timer should be set, so this one is when it may have become too long."""
+        silence_s = self._silence_s
+        if silence_s is not None and asyncio.get_running_loop().time() >= self._heard_s + silence_s:
+            if self._broken is None and not self._whole:
+                self._broken = UpstreamSilentError(f"it sent nothing for {silence_s:g} s")
+            self._tell()
+        else:
+            self._set_alarm()
 
     # -- for the transport -------------------------------------------------------------------------------------
 
@@ -179,6 +222,8 @@ class Upstream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._alarm is not None:
+            self._heard_s = asyncio.get_running_loop().time()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

@@ -251,6 +251,8 @@ def _inspected(spec: ModelSpec, inspection: Inspection, identity: FilesSeen) -> 
         main_gpu=inspection.main_gpu,
         n_cpu_moe=inspection.n_cpu_moe,
         mapped_files=_pages_key(identity) if inspection.shares_weights else None,
+        elsewhere=inspection.elsewhere,
+        first_token_timeout_s=None if inspection.reports_usage else inspection.first_token_timeout_s,
     )
 
 

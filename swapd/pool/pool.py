@@ -33,7 +33,7 @@ from swapd.pool.entries import Entries
 from swapd.pool.inbox import Inbox, Job, closed
 from swapd.pool.journal import Journal
 from swapd.pool.learned import Store
-from swapd.pool.lease import Lease, Place, Ticket
+from swapd.pool.lease import Lease, Place, Ticket, TokenCounts
 from swapd.pool.listener import Listener
 from swapd.pool.metering import Metering
 from swapd.pool.places import Places
@@ -281,6 +281,16 @@ class Pool:
         if grant is None or grant.done():
             return
         grant.set_result(self._crew.lease(effect.request_id, effect.worker_id, effect.waited_s))
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        self._crew.answer_moved(lease, began=began)
+
+    def answer_counted(self, lease: Lease, counts: TokenCounts) -> None:
+        usage = (lease.request_id, counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
+        self._book(control.Usage(*usage))
+
+    def answer_broke(self, lease: Lease) -> None:
+        self._crew.answer_broke(lease)
 
     def place(self, request_id: str) -> Place | None:
         return self._places.of(request_id, self._loop.time())

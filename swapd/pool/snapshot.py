@@ -211,7 +211,7 @@ def model_status(
 
 
 def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker], learned: Learned) -> FootprintStatus:
-    if model.spec.costs is None or entry.formula is None:
+    if model.spec.costs is None or entry.formula is None or model.spec.elsewhere:
         return FootprintStatus()
     if workers:
         placement = workers[-1].placement

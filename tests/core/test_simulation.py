@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, gpu, metered, model, ram
+from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, elsewhere, gpu, metered, model, ram
 
 from swapd.core import events as ev
 from swapd.core.devices import GUARD_EVERY_S
@@ -59,7 +59,22 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         "one": {"split_mode": SplitMode.NONE},
         "rows": {"split_mode": SplitMode.ROW},
     }
-    return replace(spec, **wishes.get(kind, {}))  # type: ignore[arg-type]
+    spec = replace(spec, **wishes.get(kind, {}))  # type: ignore[arg-type]
+    # Of workers that do not report; a server elsewhere is one, too.
+    spec = replace(spec, first_token_timeout_s=rng.choice([None, None, 30.0]))
+    if rng.random() >= 0.1:
+        return spec
+    cloud = elsewhere(name, slots=slots)
+    return replace(
+        spec,
+        launch_key=f"elsewhere/{slots}",
+        costs=cloud.costs,
+        elsewhere=True,
+        mapped_files=None,
+        n_gpu_layers=0,
+        tensor_split=(),
+        spare=None,
+    )
 
 
 def random_devices(rng: random.Random) -> list[DeviceSpec]:
@@ -206,9 +221,9 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
     assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
     assert beside == {"a replica", "its pages"}
-    assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
+    assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout", "given_up"} <= outcomes
     assert {"queue_full", "client_limit", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
-    assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}
+    assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM", "elsewhere"}
 
 
 def test_two_clients_in_a_closed_loop_on_two_models_rarely_swap() -> None:

@@ -18,7 +18,7 @@ from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
-from swapd.pool.lease import Address, Lease, Place, TcpAddress, Ticket, UnixAddress
+from swapd.pool.lease import Address, Lease, Patience, Place, TcpAddress, Ticket, TokenCounts, UnixAddress
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -64,6 +64,13 @@ class ScriptedDoor:
     calls: list[tuple[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     lost: list[asyncio.Future[str]] = field(default_factory=list)
+    reports_usage: bool = True
+    patience: Patience | None = None
+    moves: list[bool] = field(default_factory=list)
+    """What was told of answers' bytes: whether they began one."""
+    counted: list[TokenCounts] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Requests whose answers broke."""
 
     def resolve(self, name: str) -> Model:
         for known in self.known:
@@ -94,7 +101,16 @@ class ScriptedDoor:
                 lost.set_result(self.lost_why)
             place = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
             address = UnixAddress(place) if isinstance(place, Path) else place
-            yield Lease(ticket.request_id, ticket.model_id, 1, address, 0.0, lost)
+            yield Lease(
+                ticket.request_id,
+                ticket.model_id,
+                1,
+                address,
+                0.0,
+                lost,
+                reports_usage=self.reports_usage,
+                patience=self.patience,
+            )
             outcome = "finished"
         except Exception:
             outcome = "failed"
@@ -102,6 +118,15 @@ class ScriptedDoor:
         finally:
             self.outcomes.append(outcome)
             self.changed.set()
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        self.moves.append(began)
+
+    def answer_counted(self, lease: Lease, counts: TokenCounts) -> None:
+        self.counted.append(counts)
+
+    def answer_broke(self, lease: Lease) -> None:
+        self.broken.append(lease.request_id)
 
     def place(self, request_id: str) -> Place | None:
         return self.standing
