@@ -12,6 +12,7 @@ from pathlib import Path
 
 from support.scripted_backend import ScriptedBackend, ScriptedSettings
 
+from backends.remote import RemoteBackend
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
 from swapd.pool.devices import Device, Machine
@@ -86,7 +87,8 @@ async def running_pool(
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
     store = store or Store(None)
-    pool = Pool({"scripted": backend or ScriptedBackend()}, machine, store, runtime_dir, counts, "test")
+    backends = {"scripted": backend or ScriptedBackend(), "remote": RemoteBackend()}
+    pool = Pool(backends, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())
