@@ -82,7 +82,7 @@ class UsageTap:
             return False
         lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
         answer = self._note(b"\n".join(lines))
-        return answer is not None and answer.usage is not None and answer.choices == []
+        return answer is not None and not answer.choices
 
     def body(self, whole: bytes) -> None:
         """An answer that is not streamed."""
@@ -90,12 +90,15 @@ class UsageTap:
             self._note(whole)
 
     def _note(self, document: bytes) -> _Answer | None:
+        """An answer that has a count, which is kept."""
         try:
             answer = _answers.decode(document)
         except (msgspec.MsgspecError, RecursionError):
             return None
-        if answer.usage is not None:
-            self.counts = _counts(answer.usage) or self.counts
+        counts = None if answer.usage is None else _counts(answer.usage)
+        if counts is None:
+            return None
+        self.counts = counts
         return answer
 
 

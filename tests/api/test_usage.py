@@ -46,8 +46,9 @@ def test_a_prompt_that_speaks_of_the_option_is_none() -> None:
     assert json.loads(found)["stream_options"] == {"include_usage": True}
 
 
-def test_the_chunk_for_the_usage_alone_is_counted_and_hidden() -> None:
-    first, last = event(choices=[{"delta": {"content": "x"}}]), event(choices=[], usage=USAGE)
+@pytest.mark.parametrize("choices", [{"choices": []}, {"choices": None}, {}])
+def test_the_chunk_for_the_usage_alone_is_counted_and_hidden(choices: dict[str, object]) -> None:
+    first, last = event(choices=[{"delta": {"content": "x"}}]), event(**choices, usage=USAGE)
     tap = UsageTap(hide=True)
     assert tap.events(first + last + b"data: [DONE]\n\n") == (first + b"data: [DONE]\n\n", 1)
     assert tap.counts == COUNTS

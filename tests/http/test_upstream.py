@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import trustme
 from support.front_door import Call, Script, tcp_worker, worker
+from support.tls_front import Certified, certified
 
 from backends.address import Tls
 from swapd.http.upstream import MAX_HEAD_BYTES, MAX_UNREAD_BYTES, Upstream, UpstreamError, post
@@ -203,50 +201,38 @@ def test_an_address_never_shows_its_headers() -> None:
     assert "canary" not in repr(url)
 
 
-@dataclass(frozen=True)
-class Certified:
-    server: ssl.SSLContext
-    ca_file: Path
-
-
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
-    """A server named localhost, and who vouches for it."""
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server)
-    ca_file = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
-    return Certified(server, ca_file)
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
-async def test_tls_reaches_who_is_vouched_for_by_the_given_file(certified: Certified) -> None:
-    async with tcp_worker(echo_head, tls=certified.server) as address:
-        url = UrlAddress("localhost", address.port, Tls(ca_file=certified.ca_file))
+async def test_tls_reaches_who_is_vouched_for_by_the_given_file(identity: Certified) -> None:
+    async with tcp_worker(echo_head, tls=identity.server) as address:
+        url = UrlAddress("localhost", address.port, Tls(ca_file=identity.ca_file))
         assert (await head_seen_at(url))[1] == f"Host: localhost:{address.port}"
         unchecked = UrlAddress("127.0.0.1", address.port, Tls(verify=False))
         assert (await head_seen_at(unchecked))[1] == f"Host: 127.0.0.1:{address.port}"
 
 
-async def test_a_large_answer_over_tls_is_held_back_and_whole(certified: Certified) -> None:
+async def test_a_large_answer_over_tls_is_held_back_and_whole(identity: Certified) -> None:
     async def script(call: Call) -> None:
         await call.whole(b"x" * 5_000_000)
 
-    async with tcp_worker(script, tls=certified.server) as address:
-        url = UrlAddress("localhost", address.port, Tls(ca_file=certified.ca_file))
+    async with tcp_worker(script, tls=identity.server) as address:
+        url = UrlAddress("localhost", address.port, Tls(ca_file=identity.ca_file))
         async with asyncio.timeout(20), post(url, "/x", {}, b"{}", connect_s=5.0) as upstream:
             assert len(await read_all(upstream)) == 5_000_000
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_who_is_not_vouched_for_gets_nothing(certified: Certified, host: str, tmp_path: Path) -> None:
-    trust = Tls() if host == "localhost" else Tls(ca_file=certified.ca_file)
+async def test_who_is_not_vouched_for_gets_nothing(identity: Certified, host: str, tmp_path: Path) -> None:
+    trust = Tls() if host == "localhost" else Tls(ca_file=identity.ca_file)
     seen: list[str] = []
 
     async def script(call: Call) -> None:
         seen.append(call.head)
 
-    async with tcp_worker(script, tls=certified.server) as address:
+    async with tcp_worker(script, tls=identity.server) as address:
         with pytest.raises(UpstreamError, match="certificate"):
             await head_seen_at(UrlAddress(host, address.port, trust, headers={"Authorization": "Bearer canary"}))
         with pytest.raises(UpstreamError, match="no connection"):
