@@ -16,6 +16,7 @@ from swapd.pool.lease import Lease, UrlAddress
 _STREAMED = (Endpoint.CHAT_COMPLETIONS.value, Endpoint.COMPLETIONS.value)
 _REDIRECTS = range(300, 400)
 _NOT_FOR_CLIENTS = (401, 403, 407)
+_ERROR = b'"error"'
 _HIDDEN = b"***"
 
 
@@ -67,15 +68,18 @@ class ForeignAnswer:
         """Whole events as the client gets them, and how many of them carry data."""
         self.moved(answers=data_events > 0)
         whole, hidden = self._tap.events(whole)
-        return whole, data_events - hidden
+        return self._without_secrets(whole) if _ERROR in whole else whole, data_events - hidden
 
     def body(self, status: int, whole: bytes) -> bytes:
         """A whole answer that is not streamed, as the client gets it."""
         if status >= 400:
-            for secret in self._secrets:
-                whole = whole.replace(secret, _HIDDEN)
-        else:
-            self._tap.body(whole)
+            return self._without_secrets(whole)
+        self._tap.body(whole)
+        return whole
+
+    def _without_secrets(self, whole: bytes) -> bytes:
+        for secret in self._secrets:
+            whole = whole.replace(secret, _HIDDEN)
         return whole
 
     @property

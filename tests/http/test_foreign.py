@@ -143,6 +143,14 @@ async def test_other_errors_come_in_its_own_words_without_the_key() -> None:
             assert (answer.status, await answer.json()) == (400, {"error": {"message": "you sent ***"}})
 
 
+async def test_so_does_an_error_in_a_stream() -> None:
+    async with foreign(
+        telling(TOKENS[0], b'data: {"error":{"message":"%s"}}\n\n' % KEY.encode()), elsewhere=True
+    ) as one:
+        _, body = await stream(one)
+    assert body == TOKENS[0] + b'data: {"error":{"message":"***"}}\n\n'
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_silence_ends_the_request_alone_and_is_told(begun: bool) -> None:
     async def script(call: Call) -> None:
