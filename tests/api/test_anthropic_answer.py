@@ -106,6 +106,13 @@ def test_a_whole_message_has_the_blocks_of_the_stream() -> None:
     assert (message["stop_reason"], message["usage"]["input_tokens"]) == ("tool_use", 4)
 
 
+def test_tokens_of_thinking_are_told_where_the_worker_counts_them() -> None:
+    usage = {**USAGE, "completion_tokens_details": {"reasoning_tokens": 5}}
+    message = json.loads(MessageAnswer().whole(whole(content="a", usage=usage)))
+    assert message["usage"]["output_tokens_details"] == {"thinking_tokens": 5}
+    assert "output_tokens_details" not in json.loads(MessageAnswer().whole(whole(content="a")))["usage"]
+
+
 @pytest.mark.parametrize(
     ("finish", "stop_reason", "calls", "expected"),
     [

@@ -112,12 +112,15 @@ class MessageAnswer(_Told):
     def _usage(self) -> dict[str, Any]:
         """Anthropic counts what came from a cache apart from the rest."""
         usage = self._reader.usage
-        return {
+        made: dict[str, Any] = {
             "input_tokens": max(0, usage.prompt_tokens - usage.cached_tokens),
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": usage.cached_tokens,
             "output_tokens": usage.completion_tokens,
         }
+        if usage.reasoning_tokens:
+            made["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+        return made
 
 
 class CountAnswer(_Told):
