@@ -211,7 +211,8 @@ class AnswerReader:
                 raise ValueError("it goes on with a tool call that it has left")
             return True
         if index is None:
-            return call.id is not None and call.id != self._open.call_id
+            # Who counts no calls sends each in one piece, or tells them apart by their ids.
+            return bool(call.function and call.function.name) if call.id is None else call.id != self._open.call_id
         if self._call_index is not None and index < self._call_index:
             raise ValueError("it goes on with a tool call that it has left")
         return index != self._call_index

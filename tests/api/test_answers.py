@@ -63,6 +63,11 @@ def read(*chunks: bytes) -> tuple[AnswerReader, str]:
             id="calls without an index are told apart by their ids",
         ),
         pytest.param(
+            [chunk(tool_calls=[call(None, "f", "{}")]), chunk(tool_calls=[call(None, "f", "{}")])],
+            "<0 CALL '{}' 0> <1 CALL '{}' 1>",
+            id="calls without an index or an id are whole ones",
+        ),
+        pytest.param(
             [chunk(tool_calls=[call(0, "f", "{}", "c0")]), chunk(content="a")],
             "<0 CALL '{}' 0> <1 TEXT 'a' 1>",
             id="text after a call",
