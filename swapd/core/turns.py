@@ -9,6 +9,9 @@ would lose by it, and at the latest when the waiting model has waited its `max_w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import inf
+
 from swapd.core.eviction import Candidate
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
@@ -97,13 +100,6 @@ def _drain_s(holder: Model | None) -> float:
     return DRAIN_SERVICES * usual_service_s(holder)
 
 
-def _busy_turn_ends_s(worker: Worker, holder: Model | None, waiter: Model) -> float:
-    """A busy worker's turn, which is longer where the swap is dear."""
-    assert worker.ready_at_s is not None
-    swap_s = _drain_s(holder) + reload_s(waiter, waiter.spec)
-    return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
-
-
 def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s: float) -> float | None:
     """Until when requests by other clients than the waiter's are expected, or None if none are.
 
@@ -134,30 +130,6 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     return None
 
 
-def earliest_leave_s(ledger: Ledger, worker: Worker, now_s: float) -> float | None:
-    """Before when a worker that is not pinned is not asked to leave for anyone who has not waited its `max_wait_s`.
-
-    None is never. For most models `leave_at_s` is later.
-    """
-    if ledger.is_surplus(worker):
-        return now_s
-    if worker.state is not WorkerState.READY:
-        return None
-    if not worker.running:
-        return now_s
-    assert worker.ready_at_s is not None
-    swap_s = _drain_s(ledger.models.get(worker.model_id)) + MIN_RELOAD_S
-    return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
-
-
-def least_outweighing_s(ledger: Ledger, worker: Worker) -> float:
-    """Seconds of waiting, summed, without which a busy worker of no surplus is not asked to leave before the bound."""
-    if ledger.is_surplus(worker) or not worker.running:
-        return 0.0
-    holder = ledger.models.get(worker.model_id)
-    return _demand(worker, holder) * (_drain_s(holder) + MIN_RELOAD_S + reload_s(holder, worker.spec))
-
-
 def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> float | None:
     """The earliest time at which this worker may be asked to leave for the waiter; None is never.
 
@@ -169,34 +141,62 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
         return now_s
     if worker.state is not WorkerState.READY:
         return None
-    latest_s = bound_s(waiter)
-    holder = ledger.models.get(worker.model_id)
-    if not worker.running:
-        expected_s = expected_until_s(holder, waiter, worker.spec, now_s)
-        held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
-        return min(latest_s, held_until_s)
-    ends_s = _busy_turn_ends_s(worker, holder, waiter)
-    return min(latest_s, max(ends_s, _outweighed_at_s(worker, holder, waiter, now_s)))
+    if worker.running:
+        return busy_leave_at_s(hold(ledger, worker), want(waiter, now_s), now_s)
+    expected_s = expected_until_s(ledger.models.get(worker.model_id), waiter, worker.spec, now_s)
+    held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
+    return min(bound_s(waiter), held_until_s)
 
 
-def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s: float) -> float:
-    """When the waiter's summed waiting exceeds the seconds that the holder's clients would lose.
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a busy worker in its place, whoever waits."""
 
-    They are those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
-    """
-    needed_s = _demand(worker, holder) * (
-        _drain_s(holder) + reload_s(waiter, waiter.spec) + reload_s(holder, worker.spec)
-    )
-    missing_s = needed_s - waiting_weight_s(waiter, now_s)
-    if missing_s <= 0:
-        return now_s
-    rate = len(waiter.waiting) + len(waiter.load_asks)
-    return now_s + missing_s / rate if rate else float("inf")
-
-
-def _demand(worker: Worker, holder: Model | None) -> int:
+    ready_at_s: float
+    turn_s: float
+    drain_s: float
+    reload_s: float
+    demand: int
     """Requests that would lose by its leaving."""
-    return len(worker.running) + (len(holder.waiting) if holder is not None else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a waiting model brings up against it."""
+
+    bound_s: float
+    reload_s: float
+    weight_s: float
+    """Summed over what waits,"""
+    count: int
+    """so many."""
+
+
+def hold(ledger: Ledger, worker: Worker) -> Hold:
+    """Of a worker that is ready and runs something."""
+    assert worker.ready_at_s is not None
+    holder = ledger.models.get(worker.model_id)
+    demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
+    return Hold(worker.ready_at_s, worker.spec.turn_s, _drain_s(holder), reload_s(holder, worker.spec), demand)
+
+
+def want(waiter: Model, now_s: float) -> Want:
+    count = len(waiter.waiting) + len(waiter.load_asks)
+    return Want(bound_s(waiter), reload_s(waiter, waiter.spec), waiting_weight_s(waiter, now_s), count)
+
+
+def busy_leave_at_s(held: Hold, wanted: Want, now_s: float) -> float:
+    """The earliest time at which a busy worker may be asked to leave.
+
+    Its turn is longer where the swap is dear. The summed waiting has to exceed the seconds that the holder's clients
+    would lose: those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
+    """
+    swap_s = held.drain_s + wanted.reload_s
+    ends_s = held.ready_at_s + max(held.turn_s, TURNS_PER_SWAP * swap_s)
+    missing_s = held.demand * (swap_s + held.reload_s) - wanted.weight_s
+    if missing_s > 0:
+        ends_s = max(ends_s, now_s + missing_s / wanted.count if wanted.count else inf)
+    return min(wanted.bound_s, ends_s)
 
 
 def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
