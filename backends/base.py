@@ -171,6 +171,8 @@ class LaunchOrder:
     """A worker of this file and these settings has been ready before: it need not be shown again that one can be."""
     env: Mapping[str, str] = field(default_factory=dict)
     """The model's own `env` settings, already checked."""
+    port: int = 0
+    """A free port of 127.0.0.1, for a worker that cannot listen on a Unix socket. 0: none was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,9 @@ class LaunchSpec:
     env: Mapping[str, str]
     address: WorkerAddress | None = None
     """Where the worker listens; None is the order's `socket_path`."""
+    end_s: float = 0.0
+    """How long the process may take to end what it has started, once its control channel is closed. It must not be
+    killed before: what it has started would live on. 0: there is nothing but its process group."""
 
 
 @dataclass(frozen=True, slots=True)

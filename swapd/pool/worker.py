@@ -187,7 +187,7 @@ class WorkerProcess:
                 await asyncio.wait({exited}, timeout=grace_s)
             if not exited.done():
                 log.warning("worker killed", model=self.model_id, pid=process.pid, grace_s=grace_s)
-                started.signal(signal.SIGKILL)
+                await started.kill()
             await exited
             log.info("worker stopped", model=self.model_id, stop_s=round(self._now_s() - asked_at_s, 4))
 
