@@ -99,6 +99,12 @@ class Capabilities:
     """Chats may hold images."""
     audio: bool = False
     """Chats may hold sound."""
+    transcriptions: bool = False
+    """`/v1/audio/transcriptions` and `/v1/audio/translations`."""
+    speech: bool = False
+    """`/v1/audio/speech`."""
+    images: bool = False
+    """`/v1/images/generations`, `/v1/images/edits` and `/v1/images/variations`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,13 @@ class Inspection:
     """Workers tell of their progress and of tokens on the control channel. Else both are seen in their answers."""
     first_token_timeout_s: float = FIRST_TOKEN_TIMEOUT_S
     """Of workers that do not report: how long they may be silent while a request's answer has not begun."""
+    places_itself: bool = False
+    """The engine takes memory by its own rules: `declared_bytes` stands for the footprint, which has nothing."""
+    declared_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Of an engine that places itself: what it takes on each device. Empty: that is not known, and it may use all of
+    `devices`, or all GPUs, and RAM."""
+    wants_port: bool = False
+    """Its worker listens on the order's `port`."""
     shares_weights: bool = False
     """So they are, and which tensors are in RAM follows from the files and the placement alone: workers of the same
     files and placement share their pages."""

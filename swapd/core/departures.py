@@ -136,7 +136,8 @@ def run_out(
     again = not model.ceilings
     if again:
         model.ceilings.update(_lower(worker.placement, event.device))
-        if place(model.spec, model.within(ledger.open_room(model))) is not None:
+        movable = model.spec.fixed is None
+        if movable and place(model.spec, model.within(ledger.open_room(model))) is not None:
             message = f"{model.id!r} is loaded once more, with less on {' and '.join(model.ceilings)}: {event.detail}"
             effects.append(Tell("memory_retry", model.id, message))
             return

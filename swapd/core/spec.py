@@ -143,6 +143,8 @@ class Placement:
     """An index into `devices`."""
     left_bytes: int = 0
     """Of what the settings would have on GPUs, the part that is in RAM for want of room."""
+    whole: tuple[str, ...] = ()
+    """Devices that it is to have to itself, because it is not known what it takes of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,9 @@ class ModelSpec:
     """None when the file could not be read; `verdict` then says why."""
     verdict: str | None = None
     """Why this model can never be served as it is."""
+    fixed: Mapping[str, int | None] | None = None
+    """Of an engine that places itself: bytes on each device it uses; None of a device where that is not known. `costs`
+    is then no more than their sum. None: its layers go where placement has them."""
     n_gpu_layers: int | None = None
     """What the settings demand; None leaves it to placement."""
     devices: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ Owns them, the spares they are made of and their output. Must never decide that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from swapd.pool.entries import Entries
 from swapd.pool.lease import Lease
 from swapd.pool.metering import Metering
 from swapd.pool.peer import PeerWorker
+from swapd.pool.ports import Ports
 from swapd.pool.read_ahead import ReadAheads
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts
@@ -53,6 +55,7 @@ class Crew:
         self._own = own
         self._workers: dict[int, WorkerProcess | PeerWorker] = {}
         self._outputs: dict[str, Ring[str]] = {}
+        self._ports = Ports()
         self.spares = Spares(backends, post, own)
         self.read_aheads = ReadAheads(free_ram_bytes, own)
 
@@ -98,12 +101,31 @@ class Crew:
                 return
             if spare is not None and await spare.is_stale():
                 spare.stop()
-            await worker.run(partial(self._describe, entry.model, worker, effect), spare)
+            with self._port(entry) as port:
+                await worker.run(partial(self._describe, entry.model, worker, effect, port), spare)
         finally:
             if spare is not None:
                 spare.stop()
 
-    def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
+    @contextmanager
+    def _port(self, entry: catalog.Entry) -> Iterator[Callable[[], int]]:
+        """Gives a port when it is asked for, to a worker that wants one."""
+        given: list[int] = []
+
+        def take() -> int:
+            if entry.inspection is not None and entry.inspection.wants_port:
+                given.append(self._ports.take())
+            return given[-1] if given else 0
+
+        try:
+            yield take
+        finally:
+            for port in given:
+                self._ports.give_back(port)
+
+    def _describe(
+        self, model: Model, worker: WorkerProcess, effect: ef.Launch, port: Callable[[], int], control_fd: int
+    ) -> LaunchSpec:
         order = LaunchOrder(
             model_id=model.id,
             socket_path=worker.socket_path,
@@ -112,6 +134,7 @@ class Crew:
             portable=effect.portable,
             proven=effect.proven,
             env=model.env,
+            port=port(),
         )
         return self._backends[model.backend].launch(model.settings, order)
 

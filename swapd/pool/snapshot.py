@@ -218,6 +218,13 @@ def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker]
     else:
         room = ledger.budget_room(model)
         placement = place(model.spec, room) or preferred(model.spec, room)
+    if entry.fixed is not None:
+        declared = {name: size_bytes for name, size_bytes in entry.fixed.items() if size_bytes is not None}
+        return FootprintStatus(
+            estimated_bytes=dict(placement.device_bytes),
+            measured_bytes=dict(learned.measured_bytes),
+            formula_bytes=declared,
+        )
     layout = Layout(
         placement.devices, placement.tensor_split, placement.n_cpu_moe, model.spec.split_mode is SplitMode.ROW
     )

@@ -18,7 +18,7 @@ from support.running_pool import alive, gone
 
 from backends.address import TcpAddress, UnixAddress
 from backends.control import Failed, Loading, Message, Ready, decode
-from backends.guard.plan import GuardPlan, guard_launch
+from backends.guard.plan import PLAN_VARIABLE, GuardPlan, guard_launch
 from swapd.pool.process import Started, start
 
 SERVER = (sys.executable, "-S", str(Path(__file__).parents[1] / "support" / "foreign_server.py"))
@@ -134,6 +134,36 @@ async def test_nothing_outlives_the_daemon_not_even_a_grandchild_in_a_session_of
             for pid in pids:
                 await gone(pid)
         assert await one.exit() == -signal.SIGKILL
+
+
+DAEMON = """
+import asyncio, sys
+from functools import partial
+import msgspec
+from backends.guard.plan import GuardPlan, guard_launch, read_plan
+from swapd.pool.process import start
+
+async def run():
+    started = await start(partial(guard_launch, read_plan({"SWAPD_GUARD_PLAN": sys.argv[1]})))
+    while line := await started.process.stdout.readline():
+        print(line.decode(), end="", flush=True)
+
+asyncio.run(run())
+"""
+
+
+async def test_a_killed_daemon_has_no_heirs(tmp_path: Path) -> None:
+    said = guard_launch(plan(tmp_path, "--children", "--ignore-sigterm"), 0).env[PLAN_VARIABLE]
+    argv = (sys.executable, "-c", DAEMON, said)
+    daemon = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    assert daemon.stdout is not None
+    pids = [int((await daemon.stdout.readline()).split()[1]) for _ in range(2)]
+    assert b"loaded" in await daemon.stdout.readline()
+    daemon.kill()
+    async with asyncio.timeout(1):
+        for pid in pids:
+            await gone(pid)
+    await daemon.wait()
 
 
 async def test_what_a_program_leaves_behind_when_it_crashes_is_killed(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_only_a_status_of_200_is_ready(answer: bytes, ready: bool) -> None:
         probe = Probe(TcpAddress("127.0.0.1", server.getsockname()[1]), "/health", now_s=0.0)
         assert probe.step() is None
         connection, _ = server.accept()
-        assert connection.recv(4096).startswith(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        assert connection.recv(4096).startswith(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:")
         connection.sendall(answer)
         connection.close()
         probe.socket.setblocking(True)

@@ -11,7 +11,7 @@ from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs,
 
 from swapd.core import events as ev
 from swapd.core.devices import GUARD_EVERY_S
-from swapd.core.spec import RAM, DeviceSpec, ModelSpec, SplitMode
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, SplitMode
 
 STEPS = int(os.environ.get("SWAPD_SIMULATION_STEPS", "100000"))
 """Of the scheduler, over all random histories. CI has time for this many; a release is worth a million."""
@@ -50,6 +50,8 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         # Of two models of one size and kind, and so perhaps of one file, each layout's pages are the same.
         mapped_files=rng.choice([None, f"{size_mib}/{kind}"]),
     )
+    if kind == "plain" and rng.random() < 0.2:
+        return placing_itself(spec, rng.choice([None, size_mib * MIB]), rng.choice([None, 100 * MIB]), gpus)
     if kind != "plain":
         spec = replace(spec, costs=deep_costs(size_mib, experts=kind == "experts"))
     wishes: dict[str, dict[str, object]] = {
@@ -74,6 +76,23 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         mapped_files=None,
         n_gpu_layers=0,
         tensor_split=(),
+        spare=None,
+    )
+
+
+def placing_itself(spec: ModelSpec, gpu_bytes: int | None, ram_bytes: int | None, gpus: int) -> ModelSpec:
+    """The model run by a program of which it is known what it takes, or not, on the first GPU if there is one."""
+    names = ("CUDA0",) if gpus else ()
+    fixed = {**dict.fromkeys(names, gpu_bytes), RAM: ram_bytes}
+    costs = LayerCosts((0,), (0,), host_bytes=sum(size or 0 for size in fixed.values()), compute_bytes=0)
+    return replace(
+        spec,
+        launch_key=f"{spec.launch_key}/{gpu_bytes}/{ram_bytes}",
+        fixed=fixed,
+        costs=costs,
+        devices=names,
+        n_gpu_layers=None if names else 0,
+        mapped_files=None,
         spare=None,
     )
 

@@ -55,10 +55,10 @@ class Server:
                     time.sleep(600)
                 say(connection, 200 if self.loaded.is_set() else 503, {"status": "ok"})
                 return
-            self.answer(connection, path, headers, body)
+            self.answer(connection, path, body)
 
-    def answer(self, connection: socket.socket, path: str, headers: dict[str, str], body: bytes) -> None:
-        asked = json.loads(body) if headers.get("content-type") == "application/json" else {}
+    def answer(self, connection: socket.socket, path: str, body: bytes) -> None:
+        asked = json.loads(body) if body.startswith(b"{") else {}
         words = str(asked["messages"][-1]["content"]).split() if "messages" in asked else []
         if "die" in words:
             os.kill(os.getpid(), signal.SIGKILL)

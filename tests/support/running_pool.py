@@ -12,6 +12,7 @@ from pathlib import Path
 
 from support.scripted_backend import ScriptedBackend, ScriptedSettings
 
+from backends.command import CommandBackend
 from backends.remote import RemoteBackend
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
@@ -87,7 +88,7 @@ async def running_pool(
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
     store = store or Store(None)
-    backends = {"scripted": backend or ScriptedBackend(), "remote": RemoteBackend()}
+    backends = {"scripted": backend or ScriptedBackend(), "remote": RemoteBackend(), "command": CommandBackend()}
     pool = Pool(backends, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
