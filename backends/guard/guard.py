@@ -66,9 +66,12 @@ class Guard:
         except (OSError, ValueError) as error:
             self._say(Failed(FailureKind.FAILED, f"{self._plan.argv[0]} was not started: {error}"))
             return EXIT_NOT_STARTED
-        while not self._over:
-            self._turn()
-        return self._end()
+        try:
+            while not self._over:
+                self._turn()
+        finally:
+            code = self._end()
+        return code
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -202,6 +205,8 @@ class Guard:
 
     def _end(self) -> int:
         """Nothing of the program may be left. What it has started elsewhere (a container) only `stop_argv` reaches."""
+        if self._probe is not None:
+            self._close_probe(time.monotonic())
         if self._start_stopper():
             self._kill_at_s = time.monotonic() + self._plan.stop_s
         code = processes.kill_all(self._pid, spared=self._stopper)
