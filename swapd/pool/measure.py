@@ -92,7 +92,9 @@ class Run:
         Weights that are copied for faster kernels are in both, and cannot be told apart from outside.
         """
         part = self.formula[device]
-        if device != RAM or self.is_fixed:
+        if self.is_fixed:
+            return _in_steps(held_bytes)
+        if device != RAM:
             return held_bytes
         if self.maps_weights:
             return held_bytes + part.weights_bytes

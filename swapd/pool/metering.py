@@ -111,7 +111,8 @@ class Metering:
             run.served = run.served or bool(worker.running)
             lesson = self._store.lesson(run.launch_key)
             more = grown(lesson.surplus, run)
-            if more != lesson.surplus:
+            is_more = run.is_fixed and run.most_bytes(lesson.measured_bytes) != lesson.measured_bytes
+            if more != lesson.surplus or is_more:
                 self._learn(run, more)
                 learned.append((run.model_id, run.launch_key))
         return learned

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
+from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.command_models import command, presets, stand_ins
@@ -17,7 +21,7 @@ from swapd.core.spec import RAM
 from swapd.errors import LoadFailedError, SwapdError
 from swapd.pool.devices import Device, Machine
 from swapd.pool.lease import TcpAddress, UnixAddress
-from swapd.pool.meters import HostMeter
+from swapd.pool.meters import HostMeter, Reading
 from swapd.pool.ports import FIRST_PORT, PORTS
 from swapd.pool.status import ModelStatus
 
@@ -114,6 +118,51 @@ async def test_what_is_not_declared_is_measured_with_all_its_processes_and_count
         await one_answer(pool, "m")
         (worker,) = model_of(pool, "m").workers
         assert worker.reserved_bytes == {RAM: measured + 128 * MIB}
+
+
+class NamesNobody:
+    """A GPU's meter on which 400 MiB are taken, by no process that is a worker's: a container's."""
+
+    slow: ClassVar[bool] = False
+
+    def read(self, pids: Collection[int]) -> Reading:
+        return Reading(600 * MIB, {})
+
+
+async def test_what_a_container_takes_is_its_workers_by_the_settings_word(tmp_path: Path) -> None:
+    machine = Machine((Device("CUDA0", "a GPU", 1000 * MIB, 1000 * MIB), HOST), {"CUDA0": NamesNobody()})
+    model = command("m", memory={"CUDA0": 400 * MIB, "RAM": 50 * MIB})
+    async with running_pool(tmp_path, config(model), machine) as (pool, _):
+        await pool._metering.sample("CUDA0")
+        await pool.heartbeat()
+        assert others_mib(pool, "CUDA0") == 400
+        await one_answer(pool, "m")
+        await pool._metering.sample("CUDA0")
+        await pool.heartbeat()
+        assert others_mib(pool, "CUDA0") == 0
+
+
+def others_mib(pool: Pool, device: str) -> int:
+    return next(one.others_bytes // MIB for one in pool.status().devices if one.name == device)
+
+
+async def test_a_port_that_is_lost_to_somebody_is_a_failed_load_and_the_next_one_has_another(tmp_path: Path) -> None:
+    flags = ("--uds", "", "--port", "${PORT}", "--load-s", "0.3", "--listen-late", "--chatter")
+    model = command("m", *flags, proxy="http://127.0.0.1:${PORT}")
+    async with running_pool(tmp_path, config(model)) as (pool, _):
+        asked = asyncio.create_task(one_answer(pool, "m"))
+        async with asyncio.timeout(10):
+            while not pool.logs("m"):
+                await pool.heartbeat()
+        (lost,) = pool._crew._ports._taken
+        with socket.create_server(("127.0.0.1", lost)):
+            with pytest.raises(LoadFailedError, match=f"cannot listen on 127.0.0.1:{lost}: .*Address already in use"):
+                await asked
+            await pool.load("m")
+            async with pool.lease(ticket("m")) as lease:
+                assert isinstance(lease.address, TcpAddress)
+                assert lease.address.port != lost
+                assert await ask(lease)
 
 
 @pytest.fixture
