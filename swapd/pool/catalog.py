@@ -282,9 +282,10 @@ def _launch_key(model: Model, identity: FilesSeen) -> str:
 def _impossible_wishes(model: Model, inspection: Inspection, known: set[str]) -> str | None:
     """Why the settings ask for GPUs that are not there, or None if they do not."""
     has = f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
-    missing = [name for name in (*inspection.devices, *inspection.declared_bytes) if name not in known]
-    if missing:
-        return f"model {model.id!r} asks for {', '.join(missing)} (devices, memory); {has}"
+    for key, names in (("devices", inspection.devices), ("memory", inspection.declared_bytes)):
+        missing = [name for name in names if name not in known]
+        if missing:
+            return f"model {model.id!r} asks for {', '.join(missing)} ({key}); {has}"
     if inspection.places_itself:
         return None  # how its program counts GPUs is between the user and the program
     gpus = inspection.devices or tuple(known - {RAM})

@@ -33,7 +33,8 @@ def stand_ins(directory: Path) -> None:
     for name in ("vllm", "whisper-server", "sd-server", "venv/bin/python"):
         _program(directory / name, server)
     run = server.replace('"$@"', '--port "$(echo "$@" | sed "s/.*-p 127.0.0.1:\\([0-9]*\\):.*/\\1/")"')
-    _program(directory / "docker", f'if [ "$1" = stop ]; then echo "$@" > {directory}/stopped; exit; fi; {run}')
+    stop = f'echo "$@" > {directory}/stopped; exec kill $(cat {directory}/container)'
+    _program(directory / "docker", f'if [ "$1" = stop ]; then {stop}; fi; echo $$ > {directory}/container; {run}')
 
 
 def _program(path: Path, line: str) -> None:
