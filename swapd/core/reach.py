@@ -64,8 +64,9 @@ class Reach:
         return min((at_s for at_s, _ in times if at_s > now_s), default=wanted.bound_s)
 
     def _holds(self, model: Model, best: Placement, soon: Mapping[str, int], freed: Mapping[str, int]) -> bool:
-        if not best.devices:
-            return needed_bytes(model.spec, best, self._mapped)[RAM] <= soon[RAM] + freed[RAM]
+        if model.spec.fixed is not None or not best.devices:
+            needed = needed_bytes(model.spec, best, self._mapped)
+            return all(size_bytes <= soon[name] + freed[name] for name, size_bytes in needed.items() if size_bytes)
         there = sum(max(0, soon[name] + freed[name]) for name in self._names if name != RAM)
         return least_gpu_bytes(model.spec, best) <= there
 
