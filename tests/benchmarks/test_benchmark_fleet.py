@@ -38,12 +38,6 @@ def test_a_trace_is_seeded_in_order_and_as_dense_and_as_popular_as_asked_for() -
     assert {one.client for one in trace} == set(range(LOAD.clients))
 
 
-def test_of_a_request_that_a_span_holds_a_part_of_that_part_counts() -> None:
-    inside = Stream(0.0, 200, (1.5, 1.6, 1.7, 1.8), "text", 48, 4, "length", None, done=True)
-    half, outside = replace(inside, event_times_s=(1.8, 1.9, 2.1, 2.2)), replace(inside, event_times_s=(2.1, 2.2))
-    assert contention.served([inside, half, outside], 1.0, 2.0) == 1.5
-
-
 def test_waits_are_of_whole_answers_and_all_others_have_failed(capsys: pytest.CaptureFixture[str]) -> None:
     whole = Stream(10.0, 200, (10.5, 11.0), "text", 48, LOAD.output_tokens, "length", None, done=True)
     streams = [replace(whole, event_times_s=(10.0 + wait,)) for wait in (0.1, 0.2, 0.3, 0.4, 5.0)]
