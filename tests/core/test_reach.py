@@ -22,7 +22,7 @@ from swapd.core.records import Model
 from swapd.core.scheduler import step
 from swapd.core.spec import DeviceSpec, ModelSpec, Placement, SplitMode
 
-SEEDS = int(os.environ.get("SWAPD_REACH_SEEDS", "3"))
+SEEDS = int(os.environ.get("SWAPD_REACH_SEEDS", "2"))
 """Random histories. Every step is taken twice, the second time on a deep copy, which takes its time."""
 
 opens_s = Reach.opens_s
