@@ -24,11 +24,12 @@ from support.gguf_files import (
 from support.llama_cpp_figures import ask_llama_cpp
 from support.model_zoo import ZOO
 
+from backends.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.base import Capabilities, InvalidModelError, LaunchOrder, Offload, decode_path
+from backends.environment import worker_environment
 from backends.footprint import dimensions
 from backends.gguf import read_header
-from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
-from backends.llama_cpp.backend import LlamaCppBackend, context_plan, worker_environment
+from backends.llama_cpp.backend import LlamaCppBackend, context_plan
 from backends.llama_cpp.settings import LlamaCppSettings
 from backends.registry import installed_backends
 

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-
-class Task(Enum):
-    """What a loaded model is for. A context is made for one of them."""
-
-    GENERATE = "generate"
-    EMBED = "embed"
-    RANK = "rank"
+from backends.gguf_settings import Task as Task
 
 
 class Finish(Enum):
