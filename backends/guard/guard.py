@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ from backends.guard.output import Output
 from backends.guard.output import Progress as ProgressReader
 from backends.guard.plan import PID_MACRO, GuardPlan
 from backends.guard.probe import Probe, is_taken
+from backends.guard.watch import Watch
 
 CHECK_EVERY_S = 0.1
 TELL_EVERY_S = 0.25
@@ -51,6 +53,8 @@ class Guard:
         self._part: float | None = None
         self._works = 0
         self._tell_at_s = 0.0
+        self._work = Watch(plan.address, plan.watch, plan.watch_while, self._selector, self._note_work)
+        self._input_fds = os.pipe() if plan.stop_input else (subprocess.DEVNULL, -1)
 
     def run(self) -> int:
         """Returns the program's exit code, or less than 0 for the signal that ended it."""
@@ -62,7 +66,7 @@ class Guard:
         try:
             if self._plan.tcp is not None and is_taken(self._plan.tcp):
                 raise OSError(f"address in use: something else listens at {self._plan.tcp.authority}")
-            self._pid = processes.start(self._plan.argv, self._plan.env, self._write_fd)
+            self._pid = processes.start(self._plan.argv, self._plan.env, self._write_fd, self._input_fds[0])
         except (OSError, ValueError) as error:
             self._say(Failed(FailureKind.FAILED, f"{self._plan.argv[0]} was not started: {error}"))
             return EXIT_NOT_STARTED
@@ -82,6 +86,8 @@ class Guard:
             return
         if not self._ready:
             self._ask_whether_ready(now_s)
+        else:
+            self._work.ask(now_s)
         self._tell_news(now_s)
         self._wait(min(self._next_s(), self._kill_at_s) - now_s)
 
@@ -90,6 +96,8 @@ class Guard:
         times = [self._tell_at_s] if self._news else []
         if not self._ready:
             times.append(self._probe_at_s if self._probe is None else self._probe.deadline_s)
+        else:
+            times.append(self._work.next_s)
         return min(times, default=float("inf"))
 
     def _wait(self, timeout_s: float) -> None:
@@ -180,13 +188,22 @@ class Guard:
         _print(shown)
         told, part = self._progress.find(lines)
         self._works += told
+        if told:
+            self._work.rouse()
         self._part = self._part if part is None else part
         self._news |= told if self._ready else any(self._own_question not in line for line in lines)
+
+    def _note_work(self) -> None:
+        self._works += 1
+        self._news = True
 
     def _ask_to_end(self) -> None:
         if self._kill_at_s != float("inf"):
             return
         self._kill_at_s = time.monotonic() + self._plan.stop_s
+        if self._plan.stop_input:
+            with contextlib.suppress(OSError):
+                os.write(self._input_fds[1], self._plan.stop_input.encode())
         if not self._start_stopper():
             processes.signal_group(self._pid, signal.SIGTERM)
 
@@ -207,6 +224,7 @@ class Guard:
         """Nothing of the program may be left. What it has started elsewhere (a container) only `stop_argv` reaches."""
         if self._probe is not None:
             self._close_probe(time.monotonic())
+        self._work.close()
         if self._start_stopper():
             self._kill_at_s = time.monotonic() + self._plan.stop_s
         code = processes.kill_all(self._pid, spared=self._stopper)

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is cut here."""
 PER_CENT = 100.0
+FRACTION = "fraction"
+"""A group of this name is a part of 1."""
 
 
 class Output:
@@ -60,15 +62,16 @@ class Progress:
             for pattern in self._patterns:
                 if match := pattern.search(text):
                     told = True
-                    said = _part(match.groups())
+                    said = _part(match)
                     part = part if said is None else said
         return told, part
 
 
-def _part(groups: tuple[str | None, ...]) -> float | None:
+def _part(match: re.Match[str]) -> float | None:
+    whole = 1.0 if FRACTION in match.re.groupindex else PER_CENT
     try:
-        numbers = [float(group) for group in groups if group is not None]
-        part = numbers[0] / (numbers[1] if len(numbers) > 1 else PER_CENT)
+        numbers = [float(group) for group in match.groups() if group is not None]
+        part = numbers[0] / (numbers[1] if len(numbers) > 1 else whole)
     except (ValueError, IndexError, ZeroDivisionError):
         return None
     return min(1.0, max(0.0, part))

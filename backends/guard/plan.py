@@ -43,9 +43,18 @@ class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What asks the program to end; empty: SIGTERM to its process group."""
     stop_s: float = STOP_S
     """After being asked to end, what is left is killed this many seconds later."""
+    stop_input: str = ""
+    """What is written to its standard input, ahead of SIGTERM, to ask it to end. Its input is then open as long as the
+    guard lives; else there is none."""
+    watch: str | None = None
+    """A path that is asked while requests run, which lines of `progress` tell: a whole answer is a sign of work, so it
+    must be one that the program cannot give while it hangs."""
+    watch_while: str = ""
+    """A regular expression for answers of a program that is still at work, and is to be asked again."""
     progress: tuple[str, ...] = ()
     """Regular expressions for lines of its output that tell of work done, while it loads and while it serves. One group
-    is a percentage, two are a part and the whole; without a group it is a sign of life."""
+    is a percentage, or a part of 1 if it is named `fraction`; two are a part and the whole; without a group it is a
+    sign of life."""
 
     @property
     def address(self) -> WorkerAddress:

@@ -58,10 +58,12 @@ class Probe:
     def _read(self) -> bool | None:
         data = self.socket.recv(MAX_STATUS_BYTES)
         self._answer += data
-        line, end, _ = self._answer.partition(b"\n")
-        if not end:
+        if b"\n" not in self._answer:
             return None if data and len(self._answer) < MAX_STATUS_BYTES else False
-        parts = line.split()
+        return self._is_ok()
+
+    def _is_ok(self) -> bool:
+        parts = self._answer.partition(b"\n")[0].split()
         return len(parts) >= _STATUS_PARTS and parts[0].startswith(b"HTTP/") and parts[1] == _OK
 
 

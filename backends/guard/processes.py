@@ -32,7 +32,7 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def start(argv: Sequence[str], env: Mapping[str, str], output_fd: int) -> int:
+def start(argv: Sequence[str], env: Mapping[str, str], output_fd: int, input_fd: int = subprocess.DEVNULL) -> int:
     """Start a program in a session and group of its own; returns its process id. Raises `OSError`.
 
     Only for a process of one thread, because of what the child does before it is the program.
@@ -40,7 +40,7 @@ def start(argv: Sequence[str], env: Mapping[str, str], output_fd: int) -> int:
     process = subprocess.Popen(
         argv,
         env=env,
-        stdin=subprocess.DEVNULL,
+        stdin=input_fd,
         stdout=output_fd,
         stderr=subprocess.STDOUT,
         start_new_session=True,
