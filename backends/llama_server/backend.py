@@ -69,7 +69,8 @@ class LlamaServerBackend:
         task, plan, found = _read(settings)
         known = binary.known_flags(binary.require(settings.binary))
         flags.command_line(settings, plan, task, _ANY_PLACE, known)
-        return replace(found, reports_usage=False)
+        # The guard sees that it works, also before an answer begins: `stall_timeout` is bound enough.
+        return replace(found, reports_usage=False, first_token_timeout_s=0.0)
 
     def files(self, settings: LlamaServerSettings) -> tuple[Path, ...]:
         """The model's files, and the binary: a new one may know other flags."""

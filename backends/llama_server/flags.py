@@ -80,7 +80,7 @@ def _context(settings: LlamaServerSettings, plan: ContextPlan) -> Iterator[Flag]
     yield "--ubatch-size", str(plan.n_ubatch)
     yield "--cache-type-k", plan.type_k
     yield "--cache-type-v", plan.type_v
-    yield "--flash-attn", {True: "on", False: "off"}.get(settings.flash_attn, "auto")  # type: ignore[call-overload]
+    yield "--flash-attn", "auto" if settings.flash_attn == "auto" else "on" if settings.flash_attn else "off"
     if settings.n_threads != "auto":
         yield "--threads", str(settings.n_threads)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from support.scripted_backend import ScriptedBackend, ScriptedSettings
 
 from backends.command import CommandBackend
+from backends.llama_server.backend import LlamaServerBackend
 from backends.remote import RemoteBackend
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
@@ -88,7 +89,12 @@ async def running_pool(
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
     store = store or Store(None)
-    backends = {"scripted": backend or ScriptedBackend(), "remote": RemoteBackend(), "command": CommandBackend()}
+    backends = {
+        "scripted": backend or ScriptedBackend(),
+        "remote": RemoteBackend(),
+        "command": CommandBackend(),
+        "llama_server": LlamaServerBackend(),
+    }
     pool = Pool(backends, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
