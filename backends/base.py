@@ -99,6 +99,10 @@ class Capabilities:
     """Chats may hold images."""
     audio: bool = False
     """Chats may hold sound."""
+    thinking: bool = False
+    """Answers may begin with reasoning."""
+    insert: bool = False
+    """It fills gaps in a text: `/infill`."""
     transcriptions: bool = False
     """`/v1/audio/transcriptions` and `/v1/audio/translations`."""
     speech: bool = False
@@ -124,6 +128,10 @@ class Inspection:
     architecture: str = ""
     description: str = ""
     """A short human line: architecture, parameters, quantization."""
+    parameters: int = 0
+    """How many weights the model has; 0 is not known."""
+    quantization: str = ""
+    """How they are stored, by llama.cpp's name, such as Q4_K_M; empty is not known."""
     n_ctx_train: int = 0
     """Tokens the model was trained for, which is the most it is served with; 0 is not known."""
     tensor_split: tuple[float, ...] = ()

@@ -23,6 +23,8 @@ _POOLING_NONE = 0
 _POOLING_MEAN = 1
 _POOLING_RANK = 4
 _CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
+_FIM_KEYS = tuple(f"tokenizer.ggml.fim_{part}_token_id" for part in ("pre", "suf", "mid"))
+_SIGNS_OF_THINKING = ("<think>", "</think>", "enable_thinking", "<|channel|>", "[THINK]")
 _SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _HEADERS = HeaderCache()
 
@@ -56,6 +58,8 @@ def inspection(
             embeddings=task is Task.EMBED,
             rerank=task is Task.RANK,
             tools=task is Task.GENERATE,
+            thinking=task is Task.GENERATE and thinks(header, settings),
+            insert=task is Task.GENERATE and all(header.integer(key) is not None for key in _FIM_KEYS),
             vision=projector is not None and projector.sees,
             audio=projector is not None and projector.hears,
         ),
@@ -64,6 +68,8 @@ def inspection(
         devices=settings.devices,
         architecture=header.architecture,
         description=describe(header, dims),
+        parameters=parameters(header),
+        quantization=quantization(header),
         n_ctx_train=trained_context(header, dims),
         tensor_split=settings.tensor_split,
         split_mode=settings.split_mode,
@@ -247,11 +253,26 @@ def trained_context(header: GgufHeader, dims: Dimensions) -> int:
 
 def describe(header: GgufHeader, dims: Dimensions) -> str:
     """A line like "llama 135M Q4_1, 30 layers, trained for 8,192 tokens"."""
-    parameters = sum(tensor.elements for tensor in header.tensors)
-    kind = FILE_TYPES.get(header.integer("general.file_type") or 0) if "general.file_type" in header.metadata else None
     layers = "1 layer" if dims.n_layer == 1 else f"{dims.n_layer} layers"
-    named = " ".join(filter(None, (header.architecture, _human_count(parameters), kind)))
+    named = " ".join(filter(None, (header.architecture, _human_count(parameters(header)), quantization(header))))
     return f"{named}, {layers}, trained for {dims.n_ctx_train:,} tokens"
+
+
+def parameters(header: GgufHeader) -> int:
+    """How many weights the model has."""
+    return sum(tensor.elements for tensor in header.tensors)
+
+
+def quantization(header: GgufHeader) -> str:
+    """What the file says of how most of its weights are stored; empty where it does not."""
+    kind = header.integer("general.file_type")
+    return "" if kind is None else FILE_TYPES.get(kind, "")
+
+
+def thinks(header: GgufHeader, settings: GgufSettings) -> bool:
+    """Whether the chat template knows reasoning, by the words that such templates have."""
+    template = settings.chat_template or header.string("tokenizer.chat_template") or ""
+    return any(sign in template for sign in _SIGNS_OF_THINKING)
 
 
 def _human_count(number: int) -> str:

@@ -36,6 +36,8 @@ class RequestArrived:
     """Tokens that its answer has at most, where that is said."""
     weight: float = 1.0
     """How many tokens count as one where clients share: a client of weight 2 gets twice as much."""
+    keep_alive_s: float | None = None
+    """How long the model is to stay when it is idle, from now on: see `KeepAliveAsked`. None leaves that as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,15 @@ class UnloadAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAliveAsked:
+    """A client wants the model to stay for so long whenever it is idle, in place of its own `idle_unload_s`, until its
+    workers are gone. The last wish counts; infinity is for ever, 0 until it runs nothing."""
+
+    model_id: str
+    keep_alive_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PauseAsked:
     """A person wants a device for something else. Answered by `Answer` once nothing of swapd's is on it."""
 
@@ -191,6 +202,7 @@ Event = (
     | DevicesChanged
     | LoadAsked
     | UnloadAsked
+    | KeepAliveAsked
     | PauseAsked
     | ResumeAsked
     | ShutdownAsked

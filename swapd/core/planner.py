@@ -17,6 +17,7 @@ from swapd.core.admission import over_queue_bounds
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
 from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
 from swapd.core.effects import Answer, Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
+from swapd.core.idle import idle_limit, idle_unload_at_s
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
@@ -256,18 +257,11 @@ def _refuse_overflow(ledger: Ledger, model: Model, now_s: float, effects: list[E
         refuse(ledger, next(reversed(model.waiting)), refusal, effects)
 
 
-def _idle_unload_at_s(ledger: Ledger, worker: Worker) -> float | None:
-    if worker.state is not WorkerState.READY or worker.running or ledger.is_pinned(worker):
-        return None
-    limit_s = worker.spec.idle_unload_s
-    return None if limit_s is None else worker.idle_since_s + limit_s
-
-
 def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     for worker in list(ledger.workers.values()):
-        at_s = _idle_unload_at_s(ledger, worker)
+        at_s = idle_unload_at_s(ledger, worker)
         if at_s is not None and now_s >= at_s:
-            why = f"{worker.model_id!r} leaves: idle for {worker.spec.idle_unload_s:g} s (idle_unload)"
+            why = f"{worker.model_id!r} leaves: idle for {idle_limit(ledger, worker)}"
             effects.append(Tell("unloading", worker.model_id, why))
             leave(ledger, worker, Departure("idle_unload"), now_s, effects)
 
@@ -276,7 +270,7 @@ def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
     yield from spare_deadlines(ledger, now_s)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
-        yield _idle_unload_at_s(ledger, worker)
+        yield idle_unload_at_s(ledger, worker)
         if worker.state is WorkerState.DRAINING and worker.departure is not None:
             yield worker.departure.deadline_s
     for model in ledger.models.values():

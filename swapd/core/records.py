@@ -106,6 +106,8 @@ class Model:
     unload_asks: list[Ask] = field(default_factory=list)
     #: A pinned model that a person unloaded stays away until it is asked for again.
     pin_lifted: bool = False
+    #: What a client last wished in place of the spec's `idle_unload_s`, for as long as it has workers.
+    keep_alive_s: float | None = None
     #: Where its next worker will go, once those who make room have left. Others may not take that room.
     claim: Placement | None = None
     #: Where its last load ran out of memory: the most that the next one may take there.

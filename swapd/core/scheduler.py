@@ -24,6 +24,7 @@ from swapd.core.effects import (
     Sample,
     Tell,
 )
+from swapd.core.idle import forget_keep_alive, keep_alive_asked
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
@@ -69,6 +70,8 @@ def _request_arrived(ledger: Ledger, event: ev.RequestArrived, now_s: float, eff
         effects.append(Reject(event.request_id, refusal))
         return
     model.demand.note(event.client, model.last_seen_s.get(event.client), now_s)
+    if event.keep_alive_s is not None:
+        model.keep_alive_s = event.keep_alive_s
     model.pin_lifted = False
     tokens = model.shares.estimate(event.prompt_tokens, event.answer_limit)
     ledger.enqueue(Request(event.request_id, model.id, event.client, event.priority, now_s, tokens, event.weight))
@@ -177,6 +180,7 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
         if asked is None:
             note_crash(ledger, worker, event.detail, now_s, effects)
     if model is not None:
+        forget_keep_alive(ledger, model)
         _answer_unloads(ledger, model, effects)
 
 
@@ -276,6 +280,7 @@ def _load_asked(ledger: Ledger, event: ev.LoadAsked, now_s: float, effects: list
     if model is None:
         return
     model.pin_lifted = False
+    model.keep_alive_s = None
     # A person who asks has perhaps mended it: do not make them sit out a back-off.
     model.retry_at_s = None
     if serves(ledger, model):
@@ -381,6 +386,7 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.DevicesChanged: devices_changed,
     ev.LoadAsked: _load_asked,
     ev.UnloadAsked: _unload_asked,
+    ev.KeepAliveAsked: keep_alive_asked,
     ev.PauseAsked: _pause_asked,
     ev.ResumeAsked: _resume_asked,
     ev.ShutdownAsked: _shutdown_asked,

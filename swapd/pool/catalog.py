@@ -27,6 +27,9 @@ ENDPOINTS: Mapping[Ability, str] = {
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
     "rerank": "/v1/rerank",
+    "transcriptions": "/v1/audio/transcriptions",
+    "speech": "/v1/audio/speech",
+    "images": "/v1/images/generations",
 }
 """Where each ability is asked for."""
 

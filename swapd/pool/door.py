@@ -71,6 +71,10 @@ class Door(Protocol):
         """Drain and stop a model's workers and wait until they are gone."""
         ...
 
+    def keep(self, model_id: str, keep_alive_s: float) -> None:
+        """How long a loaded model stays from now on when it is idle; infinity is for ever, 0 until it runs nothing."""
+        ...
+
     async def pause(self, device: str) -> DeviceStatus:
         """Hand a device over and wait until nothing of the daemon's is on it. Raises a `SwapdError`."""
         ...

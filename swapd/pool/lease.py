@@ -25,7 +25,7 @@ __all__ = [
     "UrlAddress",
 ]
 
-Ability = Literal["chat", "completions", "embeddings", "rerank"]
+Ability = Literal["chat", "completions", "embeddings", "rerank", "transcriptions", "speech", "images"]
 """What some models can do and others cannot; the names of `backends.base.Capabilities`."""
 Sense = Literal["vision", "audio"]
 """What some models take beside text; names of the same."""
@@ -51,6 +51,8 @@ class Ticket:
     """What the model must be able to do; None for what every model can."""
     senses: tuple[tuple[Sense, str], ...] = ()
     """What the request's media ask for, each with the field of the first that does."""
+    keep_alive_s: float | None = None
+    """How long the model is to stay when it is idle; infinity is for ever, None leaves that as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,7 @@ class Pool:
                 ticket.prompt_tokens,
                 ticket.answer_limit,
                 ticket.weight,
+                ticket.keep_alive_s,
             )
         )
         try:
@@ -304,10 +305,11 @@ class Pool:
         return catalog.resolve(self._entries.by_id, name)
 
     def listed(self) -> Sequence[ListedModel]:
-        return [listed_model(self._ledger, entry) for entry in self._entries.by_id.values()]
+        now_s = self._loop.time()
+        return [listed_model(self._ledger, entry, now_s) for entry in self._entries.by_id.values()]
 
     def listed_as(self, name: str) -> ListedModel:
-        return listed_model(self._ledger, self._entries.by_id[self.resolve(name).id])
+        return listed_model(self._ledger, self._entries.by_id[self.resolve(name).id], self._loop.time())
 
     def config(self) -> Config:
         """The configuration in force."""
@@ -324,6 +326,9 @@ class Pool:
     async def unload(self, model_id: str) -> ModelStatus:
         await self._asks.ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
         return self._model_status(model_id)
+
+    def keep(self, model_id: str, keep_alive_s: float) -> None:
+        self.post(ev.KeepAliveAsked(model_id, keep_alive_s))
 
     async def pause(self, device: str) -> DeviceStatus:
         if device in {one.name for one in self._machine.devices}:

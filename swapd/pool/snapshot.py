@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 
+from msgspec.structs import replace
+
+from backends.base import Inspection
 from swapd.core.admission import expected_wait_s, newcomers_wait_s
 from swapd.core.fairness import in_order
+from swapd.core.idle import unload_in_s
 from swapd.core.layout import Layout, parts
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
+from swapd.core.records import SERVING_STATES, Model, Worker
 from swapd.core.records import Device as LedgerDevice
-from swapd.core.records import Model, Worker
 from swapd.core.room import why_waiting
 from swapd.core.spec import RAM, SplitMode
 from swapd.pool.catalog import Entry, capabilities, modalities
@@ -119,16 +124,39 @@ def in_flight(ledger: Ledger, now_s: float) -> tuple[RequestStatus, ...]:
     return (*islice(_waiting(ledger, now_s), MAX_IN_FLIGHT), *islice(_running(ledger, now_s), MAX_IN_FLIGHT))
 
 
-def listed_model(ledger: Ledger, entry: Entry) -> ListedModel:
+def listed_model(ledger: Ledger, entry: Entry, now_s: float) -> ListedModel:
     """What a list of models has of one. Cheap: there may be a thousand."""
-    inspection = entry.inspection
-    return ListedModel(
+    serving = [worker for worker in ledger.workers_of(entry.model.id) if worker.state in SERVING_STATES]
+    reserved = [
+        (ledger.devices[name].spec, size) for one in serving for name, size in one.placement.device_bytes.items()
+    ]
+    unloads = [unload_in_s(ledger, worker, now_s) for worker in serving]
+    listed = ListedModel(
         id=entry.model.id,
         aliases=entry.model.aliases,
         state=_state(ledger.workers_of(entry.model.id)),
-        n_ctx=inspection.n_ctx if inspection is not None else 0,
-        input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
-        capabilities=capabilities(inspection.capabilities) if inspection is not None else (),
+        size_bytes=sum(size for *_, size, _ in entry.identity or ()),
+        modified_at=max((mtime_ns for *_, mtime_ns in entry.identity or ()), default=0) / 1e9,
+        digest=sha256(entry.spec.launch_key.encode()).hexdigest(),
+        # What a GPU takes of RAM is in RAM's figure already.
+        reserved_bytes=sum(size for spec, size in reserved if spec.shares is None),
+        reserved_gpu_bytes=sum(size for spec, size in reserved if spec.name != RAM),
+        unload_in_s=None if None in unloads else max((one for one in unloads if one is not None), default=None),
+    )
+    return listed if entry.inspection is None else _inspected(listed, entry.inspection)
+
+
+def _inspected(listed: ListedModel, inspection: Inspection) -> ListedModel:
+    """With what the model's file says."""
+    able = inspection.capabilities
+    return replace(
+        listed,
+        n_ctx=inspection.n_ctx,
+        input_modalities=modalities(able),
+        capabilities=capabilities(able),
+        architecture=inspection.architecture,
+        parameters=inspection.parameters,
+        quantization=inspection.quantization,
     )
 
 

@@ -77,6 +77,21 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     input_modalities: tuple[str, ...] = ("text",)
     capabilities: tuple[str, ...] = ()
     """By the names of `backends.base.Capabilities`; none if the model's file could not be read."""
+    architecture: str = ""
+    parameters: int = 0
+    quantization: str = ""
+    size_bytes: int = 0
+    """Of its files."""
+    modified_at: float = 0.0
+    """Of the newest of them: Unix time, seconds."""
+    digest: str = ""
+    """64 hexadecimal digits that change with the files and the settings of its workers."""
+    reserved_bytes: int = 0
+    """For its workers that serve."""
+    reserved_gpu_bytes: int = 0
+    """Of that, on GPUs."""
+    unload_in_s: float | None = None
+    """Seconds until its last worker leaves if nothing more is asked; None if it stays, or has none."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
+from math import inf
 
 import pytest
 from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, elsewhere, gpu, metered, model, ram
@@ -154,8 +155,8 @@ def one_history(seed: int) -> Simulation:
 
 
 ACTIONS = (
-    ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others", "pause", "resume"],
-    [50, 12, 10, 3, 3, 3, 4, 1, 4, 1, 2],
+    ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others", "pause", "resume", "keep"],
+    [50, 12, 10, 3, 3, 3, 4, 1, 4, 1, 2, 4],
 )
 """What happens, and how often."""
 
@@ -203,6 +204,13 @@ def act(
         case "resume":
             asks.append(f"a{number}")
             simulation.post(ev.ResumeAsked(asks[-1], rng.choice(devices).name))
+        case "keep":
+            keep_alive_s = rng.choice([0.0, 1.0, 20.0, inf])
+            if rng.random() < 0.5:
+                simulation.post(ev.KeepAliveAsked(name, keep_alive_s))
+            else:
+                issued.append(f"r{number}")
+                simulation.request(issued[-1], name, f"c{rng.randrange(4)}", keep_alive_s=keep_alive_s)
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

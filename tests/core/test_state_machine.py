@@ -91,6 +91,10 @@ class Histories(RuleBasedStateMachine):
         self.post(ev.TokensServed(request.model_id, request.client, tokens, request.id))
         self.post(ev.RequestFinished(request.id, ok))
 
+    @rule(name=names, keep_alive_s=st.sampled_from([0.0, 3.0, 40.0, float("inf")]))
+    def keep(self, name: str, keep_alive_s: float) -> None:
+        self.post(ev.KeepAliveAsked(name, keep_alive_s))
+
     @rule(place=places)
     def start(self, place: int) -> None:
         worker = self.some_worker(place, WorkerState.LAUNCHING)

@@ -271,8 +271,10 @@ class Simulation(Shell):
 
     # -- the clients -------------------------------------------------------------------------------------------
 
-    def request(self, request_id: str, model_id: str, client: str, priority: int = 0) -> None:
-        self.post(ev.RequestArrived(request_id, model_id, client, priority))
+    def request(
+        self, request_id: str, model_id: str, client: str, priority: int = 0, keep_alive_s: float | None = None
+    ) -> None:
+        self.post(ev.RequestArrived(request_id, model_id, client, priority, keep_alive_s=keep_alive_s))
 
     def cancel(self, request_id: str) -> None:
         if request_id in self.outcomes:

@@ -55,8 +55,15 @@ class Stepper:
             effects += self.post(ev.TimerFired())
         raise AssertionError(f"timers fire in a tight loop at {self.now_s} s: {self.ledger!r}")
 
-    def arrive(self, request_id: str, model_id: str, client: str = "alice", priority: int = 0) -> list[ef.Effect]:
-        return self.post(ev.RequestArrived(request_id, model_id, client, priority))
+    def arrive(
+        self,
+        request_id: str,
+        model_id: str,
+        client: str = "alice",
+        priority: int = 0,
+        keep_alive_s: float | None = None,
+    ) -> list[ef.Effect]:
+        return self.post(ev.RequestArrived(request_id, model_id, client, priority, keep_alive_s=keep_alive_s))
 
     def finish(self, request_id: str, *, ok: bool = True) -> list[ef.Effect]:
         return self.post(ev.RequestFinished(request_id, ok))
