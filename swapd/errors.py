@@ -80,6 +80,14 @@ class NotFoundError(SwapdError):
     type = "not_found_error"
 
 
+class NotOfferedError(SwapdError):
+    """Another server's endpoint for something that is done otherwise here."""
+
+    status = 501
+    type = "invalid_request_error"
+    code = "not_offered"
+
+
 class MethodNotAllowedError(SwapdError):
     status = 405
     type = "invalid_request_error"

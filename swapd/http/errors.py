@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from swapd.api.anthropic import errors as anthropic_errors
+from swapd.api.ollama import answer as ollama
 from swapd.errors import BadRequestError, BodyTooLargeError, MethodNotAllowedError, NotFoundError, SwapdError
 from swapd.http.limits import choose_request_id
 from swapd.http.record import RECORD, Record
@@ -36,6 +37,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ERROR_FORMS: tuple[tuple[str, Callable[[SwapdError], Mapping[str, Any]]], ...] = (
     ("/v1/messages", anthropic_errors.of),
+    ("/api/", ollama.error_document),
 )
 """By how a path begins: the error objects of other dialects than OpenAI's."""
 

@@ -15,16 +15,12 @@ from swapd.api.translation import Translation
 from swapd.errors import WorkerLostError
 from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
-from swapd.http.sse import Framer, is_error, payloads
+from swapd.http.sse import Framer, UntranslatableEventError, is_error, payloads
 from swapd.http.stream import ClientStream
 from swapd.observe.metrics import StreamTimers
 
 UNBOOKED_GAPS = 32
 """Times between events that may be unknown to the metrics: one at a time they would cost more than the event."""
-
-
-class UntranslatableError(Exception):
-    """A chunk is none, or the worker goes back on what it has said."""
 
 
 class EventFlow:
@@ -72,7 +68,7 @@ class EventFlow:
     def events_in(self, data: bytes) -> bytes:
         """The whole events that `data` completes, as the client gets them.
 
-        Raises `EventTooLargeError` and `UntranslatableError`.
+        Raises `EventError`, and what a translation raises for an answer that it gives up.
         """
         frames = self._framer.feed(data)
         whole, data_events = frames.whole, frames.data_events
@@ -86,14 +82,14 @@ class EventFlow:
 
     def _translated(self, translation: Translation, whole: bytes) -> bytes:
         parts = []
-        try:
-            for payload in payloads(whole):
-                if is_error(payload):
-                    parts.append(translation.failure(WorkerLostError.status, msgspec.json.decode(payload)))
-                else:
-                    parts.append(translation.event(payload))
-        except ValueError as error:
-            raise UntranslatableError(f"its answer cannot be translated: {error}") from None
+        for payload in payloads(whole):
+            if is_error(payload):
+                parts.append(translation.failure(WorkerLostError.status, msgspec.json.decode(payload)))
+                continue
+            try:
+                parts.append(translation.event(payload))
+            except (ValueError, RecursionError) as error:
+                raise UntranslatableEventError(f"an event makes no sense: {error}") from error
         if self.done:
             parts.append(translation.end())
         return b"".join(parts)

@@ -68,6 +68,13 @@ def require_json(request: web.Request) -> None:
         raise BadRequestError("the Content-Type must be application/json")
 
 
+def require_json_of_pages(request: web.Request) -> None:
+    """The same of what may come from a web page alone, which browsers mark. Ollama's users send JSON by curl, which
+    calls it a form."""
+    if hdrs.ORIGIN in request.headers or "Sec-Fetch-Site" in request.headers:
+        require_json(request)
+
+
 def refuse_form(request: web.Request) -> None:
     """For a POST that needs no body: refuse the types a web page can send across origins without being asked."""
     if hdrs.CONTENT_TYPE in request.headers and request.content_type in _FORM_TYPES:

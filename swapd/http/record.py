@@ -20,6 +20,8 @@ class Record:
     request_id: str
     endpoint: str
     arrived_s: float = field(default_factory=time.monotonic)
+    arrived_at: float = field(default_factory=time.time)
+    """Unix time."""
     model_id: str = ""
     """Empty until the request has named a configured model."""
     waited_s: float = 0.0

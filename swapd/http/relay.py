@@ -19,10 +19,10 @@ from aiohttp import web
 
 from swapd.api.translation import EVENT_STREAM, Translation
 from swapd.errors import RequestCancelledError, SwapdError, UpstreamTimeoutError, WorkerLostError
-from swapd.http.flow import EventFlow, UntranslatableError
+from swapd.http.flow import EventFlow
 from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
-from swapd.http.sse import EventTooLargeError
+from swapd.http.sse import EventError
 from swapd.http.stream import (
     COMMENT_EVERY_S,
     WRITE_DEADLINE_S,
@@ -257,7 +257,7 @@ class _Exchange:
                         await self.client.send(flow.give_kept())
                     if flow.done:
                         break
-            except (EventTooLargeError, UntranslatableError) as exc:
+            except EventError as exc:
                 raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
         if not flow.done and not flow.told_error:
             raise _CutShortError("its stream ended before [DONE]")

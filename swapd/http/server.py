@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,9 +23,10 @@ from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
-from swapd.http import limits
+from swapd.http import limits, ollama
 from swapd.http.caller import identify
 from swapd.http.errors import Handler, add_headers, framing
+from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
 from swapd.http.responses import Responses
@@ -36,8 +39,6 @@ from swapd.pool.status import DeviceStatus, ModelStatus, Status
 
 log = structlog.get_logger(__name__)
 
-OFF_LOOP_BYTES = 256 * 1024
-"""Bodies from this size on are parsed and rewritten in a thread."""
 MAX_LIVE_VIEWS = 64
 """Endless streams of events and logs at one time."""
 MAX_LOG_LINE_CHARS = 8192
@@ -68,6 +69,8 @@ def make_app(
     app.router.add_post("/v1/responses", api.translated_for(responses.reader), expect_handler=limits.hold_continue)
     app.router.add_get("/v1/responses/{id}", responses.show)
     app.router.add_delete("/v1/responses/{id}", responses.delete)
+    ollama.add_routes(app, door, config, api)
+    app.router.add_get("/", ollama.root)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
@@ -110,22 +113,40 @@ class _Api:
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             limits.require_json(request)
-            server = self._config().server
-            with self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes)) as share:
-                outgoing = await read(request, share)
-                response = await self._relay.answer(request, request[RECORD], outgoing)
-            record = request[RECORD]
-            if record.broken is None and response.status == web.HTTPOk.status_code:
-                self._metrics.answered_whole(record.model_id, record.age_s())
-            return response
+            with self.hold_body() as share:
+                return await self._relayed(request, await read(request, share))
 
         return handle
+
+    def hold_body(self) -> AbstractContextManager[limits.BodyShare]:
+        """A request's share of what all bodies in flight may take."""
+        server = self._config().server
+        return self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes))
+
+    async def body_of(self, request: web.Request, share: limits.BodyShare) -> bytes:
+        return await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
+
+    async def answer_translated(
+        self, request: web.Request, translated: Translated, *, large: bool, keep_alive_s: float | None = None
+    ) -> web.StreamResponse:
+        """Check a request that was turned into OpenAI's, and answer it."""
+        asked = await maybe_off_loop(large, partial(openai.check, translated.endpoint, translated.fields))
+        outgoing = await self._outgoing(request, asked, large=large, translate=translated.answer)
+        ticket = replace(outgoing.ticket, keep_alive_s=keep_alive_s)
+        return await self._relayed(request, replace(outgoing, ticket=ticket))
+
+    async def _relayed(self, request: web.Request, outgoing: Outgoing) -> web.StreamResponse:
+        record = request[RECORD]
+        response = await self._relay.answer(request, record, outgoing)
+        if record.broken is None and response.status == web.HTTPOk.status_code:
+            self._metrics.answered_whole(record.model_id, record.age_s())
+        return response
 
     async def _read(self, request: web.Request, share: limits.BodyShare, *, endpoint: openai.Endpoint) -> Outgoing:
         """The client's request, checked, as a worker gets it."""
         body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
         large = len(body) >= OFF_LOOP_BYTES
-        asked = await _maybe_off_loop(large, partial(openai.read, endpoint, body))
+        asked = await maybe_off_loop(large, partial(openai.read, endpoint, body))
         return await self._outgoing(request, asked, large=large)
 
     async def _read_translated(
@@ -144,7 +165,7 @@ class _Api:
             translated = read(body)
             return openai.check(translated.endpoint, translated.fields), translated
 
-        asked, translated = await _maybe_off_loop(large, checked)
+        asked, translated = await maybe_off_loop(large, checked)
         outgoing = await self._outgoing(request, asked, large=large, translate=translated.answer)
         # It may be much more than the client has sent now, if it goes on from what was stored.
         share.hold(len(outgoing.body))
@@ -163,7 +184,7 @@ class _Api:
         caller = identify(request, self._config().server.client_header)
         model = self._door.resolve(asked.model_name)
         record.model_id = model.id
-        rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
+        rewritten = await maybe_off_loop(large, partial(openai.rewrite, asked, model))
         return Outgoing(
             ticket=Ticket(
                 record.request_id,
@@ -196,10 +217,6 @@ class _Api:
     async def show_model(self, request: web.Request) -> web.Response:
         model = self._door.listed_as(request.match_info["id"])
         return web.json_response(openai.model_document(model, self._created))
-
-
-async def _maybe_off_loop(off_loop: bool, work: Callable[[], _T]) -> _T:
-    return await asyncio.to_thread(work) if off_loop else work()
 
 
 class _Admin:

@@ -16,8 +16,16 @@ _DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
 _ERROR_STARTS = (b'data: {"error":', b'data:{"error":')
 
 
-class EventTooLargeError(Exception):
-    """The stream holds an event larger than the framer's bound."""
+class EventError(Exception):
+    """The stream holds an event that cannot be passed on."""
+
+
+class EventTooLargeError(EventError):
+    """It is larger than the framer's bound."""
+
+
+class UntranslatableEventError(EventError):
+    """It makes no sense to the translation into the client's dialect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,9 @@ class ScriptedDoor:
         self.calls.append(("unload", model_id))
         return self.model_status(self.resolve(model_id))
 
+    def keep(self, model_id: str, keep_alive_s: float) -> None:
+        self.calls.append((f"keep {keep_alive_s:g}", model_id))
+
     async def pause(self, device: str) -> DeviceStatus:
         self.calls.append(("pause", device))
         return DeviceStatus(name=device, total_bytes=9, budget_bytes=8, reserved_bytes=0, free_bytes=9, paused=True)
