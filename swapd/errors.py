@@ -93,6 +93,22 @@ class MethodNotAllowedError(SwapdError):
     type = "invalid_request_error"
 
 
+class ModelNotLoadedError(SwapdError):
+    """A request that may load nothing, because it must not change anything, finds no worker."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_not_loaded"
+
+
+class ForeignPageError(SwapdError):
+    """A web page of another origin asks for what only the daemon's own pages and programs may."""
+
+    status = 403
+    type = "permission_error"
+    code = "foreign_origin"
+
+
 class BodyTimeoutError(SwapdError):
     """The client sent its body too slowly."""
 

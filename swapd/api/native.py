@@ -5,11 +5,12 @@ Owns the types and ranges every server of these endpoints shares; fields not nam
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from swapd.errors import BadRequestError
+from swapd.pool.status import ModelStatus
 
 MAX_DOCUMENTS = 2048
 
@@ -65,3 +66,20 @@ def check_rerank(body: Rerank) -> None:
     """Raise `BadRequestError` unless there is one list of documents."""
     if (body.documents is None) == (body.texts is None):
         raise BadRequestError("documents: this field is required (or texts, not both)", param="documents")
+
+
+def props_document(model: ModelStatus) -> dict[str, Any]:
+    """llama-server's GET /props, as far as it is known of a model without asking its worker. `n_ctx` is in tokens."""
+    return {
+        "default_generation_settings": {"n_ctx": model.n_ctx, "params": {}},
+        "total_slots": model.slots * max(1, len(model.workers)),
+        "model_alias": model.id,
+        "modalities": {"vision": "image" in model.input_modalities, "audio": "audio" in model.input_modalities},
+        "is_sleeping": model.state == "unloaded",
+    }
+
+
+def slots_document(model: ModelStatus) -> list[dict[str, Any]]:
+    """llama-server's GET /slots: how many of each worker's places are taken. There are none while nothing is loaded."""
+    busy = [number < worker.running for worker in model.workers for number in range(model.slots)]
+    return [{"id": number, "n_ctx": model.n_ctx, "is_processing": taken} for number, taken in enumerate(busy)]

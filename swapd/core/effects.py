@@ -12,6 +12,7 @@ from swapd.core.spec import Placement
 
 
 class RefusalKind(Enum):
+    NOT_LOADED = "not_loaded"
     UNKNOWN_MODEL = "unknown_model"
     UNKNOWN_DEVICE = "unknown_device"
     INVALID_MODEL = "invalid_model"

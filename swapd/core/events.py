@@ -38,6 +38,8 @@ class RequestArrived:
     """How many tokens count as one where clients share: a client of weight 2 gets twice as much."""
     keep_alive_s: float | None = None
     """How long the model is to stay when it is idle, from now on: see `KeepAliveAsked`. None leaves that as it is."""
+    may_load: bool = True
+    """False refuses it at once unless a worker of the model is ready."""
 
 
 @dataclass(frozen=True, slots=True)

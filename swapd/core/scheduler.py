@@ -62,6 +62,9 @@ def _request_arrived(ledger: Ledger, event: ev.RequestArrived, now_s: float, eff
         refusal = _closing()
     elif model is None:
         refusal = Refusal(RefusalKind.UNKNOWN_MODEL, f"model {event.model_id!r} is not in the configuration")
+    elif not event.may_load and not serves(ledger, model):
+        message = f"model {event.model_id!r} is not loaded, and this request may not load it"
+        refusal = Refusal(RefusalKind.NOT_LOADED, message)
     else:
         refusal = over_client_limit(ledger, model, event.client)
     if model is None or refusal is not None:
@@ -132,7 +135,10 @@ def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: li
 
 
 def _worker_progressed(ledger: Ledger, event: ev.WorkerProgressed, now_s: float, _: list[Effect]) -> None:
-    ledger.workers[event.worker_id].last_progress_s = now_s
+    worker = ledger.workers.get(event.worker_id)
+    if worker is None:
+        return  # Bytes of a worker that has gone meanwhile may still be on their way to a client.
+    worker.last_progress_s = now_s
     running = ledger.running.get(event.began or "")
     if running is not None and running.worker_id == event.worker_id:
         running.began = True

@@ -89,7 +89,7 @@ class EventFlow:
             try:
                 parts.append(translation.event(payload))
             except (ValueError, RecursionError) as error:
-                raise UntranslatableEventError(f"an event makes no sense: {error}") from error
+                raise UntranslatableEventError(f"its answer cannot be translated: {error}") from error
         if self.done:
             parts.append(translation.end())
         return b"".join(parts)

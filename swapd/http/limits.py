@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
 from aiohttp import hdrs, web
 
-from swapd.errors import BadRequestError, BodyTimeoutError, BodyTooLargeError, QueueFullError
+from swapd.errors import BadRequestError, BodyTimeoutError, BodyTooLargeError, ForeignPageError, QueueFullError
 
 BODY_DEADLINE_S = 60.0
 BODIES_RETRY_S = 5.0
@@ -75,6 +75,18 @@ def require_json_of_pages(request: web.Request) -> None:
         require_json(request)
 
 
+def refuse_foreign_page(request: web.Request) -> None:
+    """Refuse what a browser sends for a page that is not of this origin (it says which one), but for plain reading."""
+    if "websocket" not in request.headers.get(hdrs.UPGRADE, "").lower() and request.method in (
+        hdrs.METH_GET,
+        hdrs.METH_HEAD,
+    ):
+        return
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and origin.partition("://")[2].lower() != request.headers.get(hdrs.HOST, "").lower():
+        raise ForeignPageError("a web page of another origin may not do this")
+
+
 def refuse_form(request: web.Request) -> None:
     """For a POST that needs no body: refuse the types a web page can send across origins without being asked."""
     if hdrs.CONTENT_TYPE in request.headers and request.content_type in _FORM_TYPES:
@@ -113,6 +125,38 @@ async def read_body(
     except web.RequestPayloadError:
         raise BadRequestError("the body's transfer coding is malformed") from None
     return b"".join(parts)
+
+
+async def stream_body(
+    request: web.Request, *, max_bytes: int, gap_s: float = BODY_DEADLINE_S
+) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, never more than `max_bytes` in all.
+
+    Whoever takes it slowly holds the client up. Raises `BodyTooLargeError`, and `BodyTimeoutError` for a client that
+    sends nothing for `gap_s`.
+    """
+    size_bytes = 0
+    try:
+        while True:
+            async with asyncio.timeout(gap_s):
+                part = await request.content.readany()
+            if not part:
+                return
+            size_bytes += len(part)
+            if size_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            yield part
+    except TimeoutError:
+        raise BodyTimeoutError(f"nothing of the body has arrived for {gap_s:g} s") from None
+    except web.RequestPayloadError:
+        raise BadRequestError("the body's transfer coding is malformed") from None
+
+
+async def expect_body(request: web.Request, *, max_bytes: int) -> None:
+    """Refuse a body that says it is too large, else tell a client that waits for it to go on."""
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise _too_large(max_bytes)
+    await _continue_if_expected(request)
 
 
 def _too_large(max_bytes: int) -> BodyTooLargeError:

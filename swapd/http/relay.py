@@ -203,7 +203,7 @@ class _Exchange:
         self._translation = self._new_translation()
         self._foreign = None if lease.reports_usage else self._new_foreign(lease)
         try:
-            with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
+            with ending_when_lost(lease, self._bounds.why_lost_s) as bound:
                 async with bound, _post(lease, self.outgoing, self._foreign, self._bounds.connect_s) as upstream:
                     return await self._relay(upstream)
         except UpstreamSilentError as exc:
@@ -346,7 +346,7 @@ class _Exchange:
 
 
 @contextmanager
-def _ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]:
+def ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]:
     """A timeout that starts when the worker is gone: a process it left behind may hold the connection open."""
     bound = asyncio.timeout(None)
     left = False

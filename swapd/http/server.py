@@ -23,7 +23,7 @@ from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
-from swapd.http import limits, ollama
+from swapd.http import limits, media, native, ollama, passthrough
 from swapd.http.caller import identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
@@ -70,6 +70,9 @@ def make_app(
     app.router.add_get("/v1/responses/{id}", responses.show)
     app.router.add_delete("/v1/responses/{id}", responses.delete)
     ollama.add_routes(app, door, config, api)
+    passthrough.add_routes(app, door, config, bounds)
+    native.add_routes(app, door, config, bounds)
+    media.add_routes(app, door, config, bounds, api.bodies)
     app.router.add_get("/", ollama.root)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
@@ -95,7 +98,7 @@ class _Api:
         self._config = config
         self._relay = relay
         self._metrics = metrics
-        self._bodies = limits.BodyBudget()
+        self.bodies = limits.BodyBudget()
         self._created = int(time.time())
 
     def handler(self, endpoint: openai.Endpoint) -> Handler:
@@ -121,7 +124,7 @@ class _Api:
     def hold_body(self) -> AbstractContextManager[limits.BodyShare]:
         """A request's share of what all bodies in flight may take."""
         server = self._config().server
-        return self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes))
+        return self.bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes))
 
     async def body_of(self, request: web.Request, share: limits.BodyShare) -> bytes:
         return await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)

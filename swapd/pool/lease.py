@@ -53,6 +53,8 @@ class Ticket:
     """What the request's media ask for, each with the field of the first that does."""
     keep_alive_s: float | None = None
     """How long the model is to stay when it is idle; infinity is for ever, None leaves that as it is."""
+    may_load: bool = True
+    """False has it refused unless the model is loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,6 +240,7 @@ class Pool:
                 ticket.answer_limit,
                 ticket.weight,
                 ticket.keep_alive_s,
+                ticket.may_load,
             )
         )
         try:

@@ -9,6 +9,7 @@ from swapd.errors import (
     LoadFailedError,
     LoadTimeoutError,
     ModelDoesNotFitError,
+    ModelNotLoadedError,
     QueueFullError,
     QueueTimeoutError,
     ShuttingDownError,
@@ -18,6 +19,7 @@ from swapd.errors import (
 )
 
 ERRORS: dict[RefusalKind, type[SwapdError]] = {
+    RefusalKind.NOT_LOADED: ModelNotLoadedError,
     RefusalKind.UNKNOWN_MODEL: UnknownModelError,
     RefusalKind.UNKNOWN_DEVICE: UnknownDeviceError,
     RefusalKind.INVALID_MODEL: InvalidModelFileError,

@@ -59,6 +59,7 @@ def test_the_real_model_is_described_in_one_line() -> None:
     inspection = BACKEND.inspect(settings_for(smollm2_path(), n_ctx=4096, n_parallel=6))
     assert inspection.description == "llama 135M Q4_1, 30 layers, trained for 8,192 tokens"
     assert inspection.architecture == "llama"
+    assert (inspection.parameters, inspection.quantization) == (134_515_008, "Q4_1")
     assert inspection.capabilities == Capabilities(chat=True, completions=True, tools=True)
     assert (inspection.slots, inspection.n_ctx, inspection.n_gpu_layers) == (6, 4096, None)
     assert inspection.footprint.weights_bytes == 96_576_768
@@ -69,6 +70,16 @@ def test_the_usable_context_is_what_the_model_was_trained_for_at_most(tmp_path: 
     assert BACKEND.inspect(settings_for(tiny, n_ctx=65536)).n_ctx == 2048
     assert BACKEND.inspect(settings_for(tiny, n_ctx=1024)).n_ctx == 1024
     assert BACKEND.inspect(settings_for(tiny, n_ctx=65536)).footprint.kv_bytes == 65536 * 2 * 2 * 2 * 32
+
+
+def test_what_a_file_tells_of_reasoning_and_of_gaps_is_what_the_model_can(tmp_path: Path, tiny: Path) -> None:
+    able = BACKEND.inspect(settings_for(tiny)).capabilities
+    assert (able.thinking, able.insert) == (False, False)
+    fim = {f"tokenizer.ggml.fim_{part}_token_id": number for number, part in enumerate(("pre", "suf", "mid"), 5)}
+    coder = write_model(tmp_path / "coder.gguf", metadata=fim)
+    assert BACKEND.inspect(settings_for(coder)).capabilities.insert
+    template = "{% if enable_thinking %}<think>{% endif %}"
+    assert BACKEND.inspect(settings_for(tiny, chat_template=template)).capabilities.thinking
 
 
 def test_rope_scaling_of_the_file_stretches_the_usable_context(tmp_path: Path) -> None:

@@ -18,6 +18,22 @@ def refused(effects: object) -> list[tuple[str, RefusalKind]]:
     return [(one.request_id, one.refusal.kind) for one in only(Reject, effects)]  # type: ignore[arg-type]
 
 
+def test_a_request_that_may_load_nothing_is_refused_unless_a_worker_is_ready() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    (refused,) = only(Reject, stepper.post(ev.RequestArrived("1", "a", "alice", may_load=False)))
+    assert refused.refusal.kind is RefusalKind.NOT_LOADED
+    stepper.arrive("2", "a")
+    (refused,) = only(Reject, stepper.post(ev.RequestArrived("3", "a", "alice", may_load=False)))
+    assert refused.refusal.kind is RefusalKind.NOT_LOADED
+    stepper.ready("a")
+    assert only(Grant, stepper.post(ev.RequestArrived("4", "a", "alice", may_load=False)))
+
+
+def test_news_of_a_worker_that_has_gone_is_read_over() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    assert stepper.post(ev.WorkerProgressed(99)) == []
+
+
 def test_a_full_queue_refuses_the_newest_and_never_an_older_one() -> None:
     stepper = Stepper([ram(1000)], model("a", 400, max_waiting=3))
     for number in range(3):

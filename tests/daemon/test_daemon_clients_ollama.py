@@ -160,6 +160,28 @@ async def test_open_webui_joins_its_lists_loads_and_unloads(daemon: RunningDaemo
         assert "smol:latest" not in await loaded(daemon)
 
 
+async def test_a_worker_is_reached_past_the_daemon_once_it_is_loaded(
+    client: ollama.AsyncClient, daemon: RunningDaemon
+) -> None:
+    await client.generate("smol", keep_alive="10m")
+    async with aiohttp.ClientSession(daemon.url) as session:
+        async with session.get("/upstream/smol/health") as answer:
+            assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+        async with session.post("/upstream/smol/tokenize", json={"content": "hello"}) as answer:
+            assert len((await answer.json())["tokens"]) > 0
+        async with session.get("/slots", params={"model": "smol"}) as answer:
+            assert [slot["is_processing"] for slot in await answer.json()] == [False, False]
+        async with session.post("/swapd/v1/models/vectors/unload") as answer:
+            assert answer.status == 200
+        async with session.get("/upstream/vectors/health") as answer:
+            assert answer.status == 409
+        async with session.get("/props", params={"model": "vectors"}) as answer:
+            assert (await answer.json())["is_sleeping"] is True
+        async with session.post("/v1/audio/speech", json={"model": "smol", "input": "x"}) as answer:
+            assert answer.status == 400
+            assert "/v1/chat/completions" in (await answer.json())["error"]["message"]
+
+
 async def test_home_assistants_requests_reload_nothing_and_keep_the_model(daemon: RunningDaemon) -> None:
     body = {
         "model": "smol:latest",

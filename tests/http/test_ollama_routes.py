@@ -80,7 +80,7 @@ async def test_a_workers_own_error_and_events_without_sense_are_errors(tmp_path:
             assert (await response.json())["error"] == "cache is full"
         said = b"data: nonsense\n\n"
         async with home.http.post("/api/chat", json={"model": "small", "messages": HI}) as response:
-            assert "makes no sense" in (await lines(response))[-1]["error"]
+            assert "cannot be translated" in (await lines(response))[-1]["error"]
 
 
 async def test_errors_before_an_answer_have_a_status_and_a_text(tmp_path: Path) -> None:
