@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from support.model_zoo import ZOO
 
 from backends.base import InvalidModelError, LaunchOrder, Offload, ProbedDevice, ProbeError, decode_path
@@ -14,11 +16,14 @@ from backends.footprint import ContextPlan
 from backends.gguf_settings import Lora, Task
 from backends.guard.output import Progress
 from backends.guard.plan import PLAN_VARIABLE, GuardPlan, read_plan
+from backends.llama_cpp.settings import LlamaCppSettings
 from backends.llama_server import binary
 from backends.llama_server.backend import LlamaServerBackend, server_environment
 from backends.llama_server.flags import command_line
 from backends.llama_server.settings import LlamaServerSettings
+from swapd.config.load import parse
 
+PAGE = Path(__file__).parents[2] / "docs" / "llama-server.md"
 HELP = """\
 ----- common params -----
 
@@ -224,6 +229,27 @@ def test_its_lines_tell_how_far_a_load_is_and_that_a_request_runs(tmp_path: Path
     assert progress.find([state % (b"ready", b"0.25")]) == (False, None)
     assert progress.find([b"I slot launch_slot_: id  1 | task 0 | processing task, is_child = 0"]) == (True, None)
     assert progress.find([b"I srv  update_slots: all slots are idle"]) == (False, None)
+
+
+def test_a_configuration_names_the_binary_beside_it_or_none(tmp_path: Path) -> None:
+    text = "models:\n  a: {backend: llama_server, path: m.gguf, binary: bin/llama-server}\n"
+    text += "  b: {backend: llama_server, path: m.gguf, n_batch: 1024}\n"
+    models = parse(text, tmp_path / "swapd.yaml", {"llama_server": LlamaServerBackend()}).models
+    assert models["a"].settings == LlamaServerSettings(
+        path=tmp_path / "m.gguf", binary=tmp_path / "bin" / "llama-server", n_batch=512
+    )
+    assert models["b"].settings == LlamaServerSettings(path=tmp_path / "m.gguf", n_batch=1024)
+
+
+def test_the_page_has_the_keys_that_differ_from_the_embedded_workers() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    own = {field.name: field.default for field in msgspec.structs.fields(LlamaServerSettings)}
+    embedded = {field.name: field.default for field in msgspec.structs.fields(LlamaCppSettings)}
+    differ = {name: default for name, default in own.items() if embedded.get(name, msgspec.UNSET) != default}
+    assert {name: yaml.safe_load(default) for name, default in rows} == differ
+    lacks = re.search(r"It has no (.*?):", PAGE.read_text())
+    assert lacks is not None
+    assert set(re.findall(r"`(\w+)`", lacks[1])) == embedded.keys() - own.keys()
 
 
 def test_its_devices_are_read_from_its_list() -> None:

@@ -78,7 +78,11 @@ def command_line(pid: int) -> str:
 
 
 async def test_it_chats_streams_embeds_dies_and_is_evicted_and_nothing_of_it_is_left(tmp_path: Path) -> None:
-    models = (server("chat"), server("vectors", embeddings=True, pooling="mean"), scripted(tmp_path, "other"))
+    models = (
+        server("chat"),
+        server("vectors", embeddings=True, pooling="mean"),
+        scripted(tmp_path, "other", memory_mib=300),
+    )
     async with running_pool(tmp_path, config(*models, budget_mib=420)) as (pool, counts):
         async with pool.lease(ticket("chat")) as lease:
             question = chat(
@@ -122,15 +126,20 @@ async def test_a_file_that_it_cannot_load_is_told_with_its_last_words(tmp_path: 
             await answer(pool, "m", "/v1/completions", {"prompt": "a", "max_tokens": 1})
 
 
-async def test_a_program_that_hangs_while_it_serves_makes_no_progress_and_is_replaced(tmp_path: Path) -> None:
+async def test_long_silent_work_is_progress_and_a_program_that_hangs_makes_none_and_is_killed(tmp_path: Path) -> None:
     model = msgspec.structs.replace(server("m", ZOO["llama"]().write(tmp_path / "m.gguf")), stall_timeout_s=1.0)
     async with running_pool(tmp_path, config(model, budget_mib=2000)) as (pool, _):
+        body = {"prompt": "a", "ignore_eos": True}
+        speed = (await answer(pool, "m", "/completion", {**body, "n_predict": 8}))["timings"]["predicted_per_second"]
+        silent = {**body, "n_predict": min(900, int(2.5 * speed))}
+        timings = (await answer(pool, "m", "/completion", silent))["timings"]
+        assert timings["predicted_ms"] > 1000, "longer than the stall_timeout"
         async with pool.lease(ticket("m")) as lease:
             (program,) = programs(pool)
             async with posted(lease, "/completion", {"prompt": "a", "n_predict": 100_000, "stream": True}) as response:
                 await response.content.readline()
                 os.kill(program, signal.SIGSTOP)
-                assert "no progress" in await asyncio.wait_for(lease.lost, 20)
+                assert "was killed by SIGKILL while serving" in await asyncio.wait_for(lease.lost, 20)
         await gone(program)
 
 
