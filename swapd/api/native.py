@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from swapd.api.llama_fields import LlamaFields
 from swapd.errors import BadRequestError
 from swapd.pool.status import ModelStatus
 
@@ -40,7 +41,7 @@ class _Extra(msgspec.Struct):
     filename: str | None = None
 
 
-class Infill(msgspec.Struct, kw_only=True):
+class Infill(LlamaFields, kw_only=True):
     model: _Name
     input_prefix: _Mixed
     input_suffix: _Mixed

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swapd.api import native, size, strict_json
+from swapd.api import media, native, size, strict_json
+from swapd.api.llama_fields import DROPPED, LlamaFields
 from swapd.api.shapes import shaped
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
@@ -41,7 +42,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Sampled(msgspec.Struct, kw_only=True):
+class _Sampled(LlamaFields, kw_only=True):
     """What both ways to generate text have in common."""
 
     model: _Name
@@ -179,6 +180,7 @@ def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
     senses: dict[Sense, str] = {}
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
+        media.refuse_remote(fields)
         senses = _senses(checked.messages)
     elif isinstance(checked, _Completion):
         _check_text("prompt", checked.prompt)
@@ -191,7 +193,7 @@ def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
 
 def rewrite(asked: Asked, model: Model) -> Rewritten:
     """Apply the model's `params` and its real id. What `strip` removes, `set` may still put in."""
-    fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip}
+    fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip and key not in DROPPED}
     fields.update(model.params.set)
     fields["model"] = model.id
     body = msgspec.json.encode(fields)

@@ -23,9 +23,9 @@ def encoded(**fields: object) -> bytes:
         {"logit_bias": [[5, -1.5], ["text", False]]},
         {"logit_bias": {"5": 1, " text": False}, "samplers": "kpmt"},
         {"max_tokens": 1, "max_completion_tokens": 5, "logprobs": True, "top_logprobs": 20},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "u": 1}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "new", "u": 1}]}]},
         {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}, {"role": "tool", "content": ""}]},
-        {"min_p": 0.1, "mirostat": "whatever", "response_format": {"type": "json_object"}},
+        {"min_p": 0.1, "mirostat": 2, "response_format": {"type": "json_object"}},
     ],
 )
 def test_what_openai_clients_send_is_accepted(fields: dict[str, object]) -> None:
@@ -93,7 +93,8 @@ def test_a_rewritten_request_has_the_real_id_and_the_models_params() -> None:
 
 
 def test_what_media_ask_of_a_model_is_told_with_the_field_of_the_first_that_does() -> None:
-    text, image, sound = ({"type": kind} for kind in ("text", "image_url", "input_audio"))
+    text, sound = ({"type": kind} for kind in ("text", "input_audio"))
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
     messages = [
         {"role": "user", "content": "hi"},
         {"role": "user", "content": [text, sound, image]},
