@@ -73,16 +73,19 @@ def _checked_url(text: str) -> str:
 
 
 class Client:
-    """One connection pool to one daemon; use it with `async with`."""
+    """One connection pool to one daemon; use it with `async with`. `key` is sent to a daemon that asks for one."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, key: str | None = None) -> None:
         self._address = address
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         path = self._address.socket_path
         connector = aiohttp.UnixConnector(str(path)) if path is not None else aiohttp.TCPConnector()
-        self._session = aiohttp.ClientSession(connector=connector, timeout=_timeout(REPLY_TIMEOUT_S))
+        self._session = aiohttp.ClientSession(
+            connector=connector, headers=self._headers, timeout=_timeout(REPLY_TIMEOUT_S)
+        )
         return self
 
     async def __aexit__(

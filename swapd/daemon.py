@@ -22,10 +22,13 @@ from backends.base import Backend
 from backends.registry import installed_backends
 from swapd import __version__
 from swapd.config import diff, watch
+from swapd.config.keys import Keys, load_keys
 from swapd.config.load import load
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Config
 from swapd.errors import ShuttingDownError, StartupError
+from swapd.http.exposure import refuse_exposure
+from swapd.http.keyring import Keyring
 from swapd.http.listen import serve
 from swapd.http.server import make_app
 from swapd.observe import logs
@@ -45,14 +48,22 @@ EXTEND_S = 10.0
 """While the daemon drains, the service manager is told this often that it needs this much longer."""
 
 
-def run(config: Config, backends: Mapping[str, Backend] | None = None, *, lifeline_fd: int | None = None) -> int:
-    """Run the daemon until it is told to stop; returns the exit code. Raises `StartupError`.
+def run(
+    config: Config,
+    backends: Mapping[str, Backend] | None = None,
+    *,
+    lifeline_fd: int | None = None,
+    open_to_network: bool = False,
+) -> int:
+    """Run the daemon until it is told to stop; returns the exit code. Raises `StartupError`, `ConfigError`.
 
     The file that `config` came from, if any, is watched. The addresses of `config` stay in force whatever a changed
-    file says. The end of file on `lifeline_fd`, a pipe or a socket, counts as a SIGTERM.
+    file says. The end of file on `lifeline_fd`, a pipe or a socket, counts as a SIGTERM. `open_to_network` is the
+    second word that it takes to serve a network without keys, see `exposure`.
     """
     logs.set_up()
     os.umask(0o077)
+    keys = None if config.server.keys is None else load_keys(directories.credential(config.server.keys, os.environ))
     state_dir = directories.state_dir(config.server.state_dir, os.environ, Path.home())
     runtime_dir = directories.runtime_dir(
         config.server.runtime_dir, os.environ, Path(tempfile.gettempdir()), os.getuid()
@@ -71,7 +82,8 @@ def run(config: Config, backends: Mapping[str, Backend] | None = None, *, lifeli
             log.warning(remark)
 
         async def main() -> int:
-            return await _Daemon(config, known, machine, store, sockets_dir, lifeline_fd).main()
+            daemon = _Daemon(config, known, machine, store, sockets_dir, lifeline_fd, keys, open_to_network)
+            return await daemon.main()
 
         try:
             return asyncio.run(main())
@@ -108,11 +120,16 @@ class _Daemon:
         store: Store,
         sockets_dir: Path,
         lifeline_fd: int | None,
+        keys: Keys | None,
+        open_to_network: bool,
     ) -> None:
         self._path = config.path
         self._config = config
         self._backends = backends
         self._lifeline_fd = lifeline_fd
+        self._keys = keys
+        self._keyring = None if keys is None else Keyring(keys.by_digest, time.monotonic, time.time)
+        self._open_to_network = open_to_network
         self._notifier = Notifier.take_from(os.environ)
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
@@ -122,8 +139,16 @@ class _Daemon:
 
     async def main(self) -> int:
         """Serve until a signal, drain, and return the exit code."""
-        app = make_app(self._pool, self._pool.config, self._metrics)
+        app = make_app(self._pool, self._pool.config, self._metrics, keyring=self._keyring)
         sockets = activation.take_sockets(os.environ, os.getpid())
+        server = self._config.server
+        refuse_exposure(
+            server.listen,
+            sockets,
+            has_keys=self._keyring is not None,
+            in_file=server.open_to_network,
+            on_command_line=self._open_to_network,
+        )
         async with asyncio.TaskGroup() as root:
             pool = root.create_task(self._pool.run(), name="pool")
             with self._signals(pool), self._lifeline():
@@ -137,7 +162,10 @@ class _Daemon:
                         if self._watchdog_s is not None:
                             around.append(helpers.create_task(self._ping(self._watchdog_s), name="watchdog"))
                         if self._path is not None:
-                            around.append(helpers.create_task(self._watch(self._path), name="watch"))
+                            around.append(helpers.create_task(self._watch(self._path, self._config), name="watch"))
+                        if self._keys is not None:
+                            watching = self._watch(self._keys.path, self._keys)
+                            around.append(helpers.create_task(watching, name="watch keys"))
                         await self._stop.wait()
                         await self._drain(pool)
                         for task in around:
@@ -199,8 +227,8 @@ class _Daemon:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
-    async def _watch(self, path: Path) -> None:
-        async with contextlib.aclosing(watch.changes(path, self._stop, known=self._config.identity)) as changes:
+    async def _watch(self, path: Path, read: Config | Keys) -> None:
+        async with contextlib.aclosing(watch.changes(path, self._stop, known=read.identity)) as changes:
             async for _ in changes:
                 self._reload_asked.set()
 
@@ -212,27 +240,46 @@ class _Daemon:
                 log.warning("nothing to reload: this daemon has no configuration file")
                 continue
             self._notifier.reloading(time.monotonic())
-            await self._reload(self._path)
+            refused = [error for error in (await self._reload(self._path), await self._reload_keys()) if error]
+            if refused:
+                self._pool.keep_config("\n".join(refused))
             self._notifier.ready(self._status_line())
 
-    async def _reload(self, path: Path) -> None:
-        """Take over the file if all of it is valid; otherwise keep what is in force and say why."""
+    async def _reload_keys(self) -> str:
+        """As `_reload`, of the file of keys."""
+        if self._keys is None or self._keyring is None:
+            return ""
+        try:
+            keys = await asyncio.to_thread(load_keys, self._keys.path)
+        except ConfigError as error:
+            return self._refuse(error, "keys_refused")
+        if keys.by_digest != self._keys.by_digest:
+            self._keyring.replace(keys.by_digest)
+            log.info("keys reloaded", keys=len(keys.by_digest))
+        self._keys = keys
+        return ""
+
+    def _refuse(self, error: ConfigError, kind: str) -> str:
+        for line in str(error).splitlines():
+            log.error(line, kind=kind)
+        self._metrics.config_reloaded("refused")
+        return str(error)
+
+    async def _reload(self, path: Path) -> str:
+        """Take over the file if all of it is valid; otherwise keep what is in force and return why."""
         try:
             config = await asyncio.to_thread(load, path, self._backends)
         except ConfigError as error:
-            for line in str(error).splitlines():
-                log.error(line, kind="config_refused")
-            self._pool.keep_config(str(error))
-            self._metrics.config_reloaded("refused")
-            return
+            return self._refuse(error, "config_refused")
         changes = diff.diff(self._config, config)
         try:
             await self._pool.configure(config)
         except ShuttingDownError:
-            return
+            return ""
         self._config = config
         log.info("configuration reloaded", changes=str(changes))
         self._metrics.config_reloaded("applied")
+        return ""
 
     # -- the service manager -----------------------------------------------------------------------------------
 

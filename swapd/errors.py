@@ -63,6 +63,46 @@ class UnsupportedEndpointError(SwapdError):
     code = "unsupported_endpoint"
 
 
+class UnauthorizedError(SwapdError):
+    """No key, or none that is known here."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ForbiddenError(SwapdError):
+    """The key is known, and not for this."""
+
+    status = 403
+    type = "permission_error"
+    code = "scope_missing"
+
+
+class ModelForbiddenError(SwapdError):
+    """The key may not use this model, or there is none of that name: both read the same."""
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+
+class ForeignHostError(SwapdError):
+    """The request calls this server by a name that it does not know: DNS rebinding looks so."""
+
+    status = 403
+    type = "permission_error"
+    code = "host_not_allowed"
+
+
+class ForeignOriginError(SwapdError):
+    """A web page of somewhere else wants something done."""
+
+    status = 403
+    type = "permission_error"
+    code = "origin_not_allowed"
+
+
 class UnknownModelError(SwapdError):
     status = 404
     type = "not_found_error"
@@ -151,6 +191,14 @@ class ClientLimitError(SwapdError):
     status = 429
     type = "rate_limit_error"
     code = "client_limit"
+
+
+class KeyLimitError(SwapdError):
+    """The API key has used up what its entry allows for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class RequestCancelledError(SwapdError):

@@ -34,13 +34,15 @@ def serve(arguments: argparse.Namespace) -> int:
     lifeline_fd = STANDARD_INPUT if arguments.stop_at_eof else None
     if arguments.demo:
         with tempfile.TemporaryDirectory(prefix="demo-") as directory:
-            return run(_listening_at(demo_config(Path(directory)), arguments.listen), lifeline_fd=lifeline_fd)
+            config = _listening_at(demo_config(Path(directory)), arguments.listen)
+            return run(config, lifeline_fd=lifeline_fd, open_to_network=arguments.open_to_network)
     path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
     if path is None:
         raise CommandError(
             f"there is no configuration: write {SYSTEM_CONFIG}, name one with --config, or try swapd serve --demo"
         )
-    return run(_listening_at(load(path, installed_backends()), arguments.listen), lifeline_fd=lifeline_fd)
+    config = _listening_at(load(path, installed_backends()), arguments.listen)
+    return run(config, lifeline_fd=lifeline_fd, open_to_network=arguments.open_to_network)
 
 
 def _listening_at(config: Config, listen: str | None) -> Config:

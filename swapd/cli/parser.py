@@ -33,6 +33,11 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     source.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
     source.add_argument("--demo", action="store_true", help="serve the demonstration list instead of a file")
     serve.add_argument("--listen", metavar="HOST:PORT", type=_listen, help="in place of server.listen")
+    serve.add_argument(
+        "--open-to-network",
+        action="store_true",
+        help="serve everybody in the network without keys, if server.open_to_network says so too",
+    )
     serve.add_argument("--stop-at-eof", action="store_true", help="also stop when the standard input ends")
 
     _add(commands, "demo", "tour:demo", "start a daemon, ask two models in turn, watch them being swapped")
@@ -68,7 +73,28 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     simulate.add_argument("--url", type=_url, help="a running daemon whose models' load times are to be used")
     _add_json(simulate)
 
+    _add_key_commands(commands)
+
     _add_json(_add(commands, "devices", "local:devices", "list the memories that models can be placed in"))
+
+
+def _add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "make API keys"
+    keys = commands.add_parser("key", help=summary, description=f"{summary.capitalize()}.")
+    of_keys = keys.add_subparsers(metavar="COMMAND", required=True)
+    new = _add(of_keys, "new", "keys:new", "make a key, print it once, and print its entry or append it to a file")
+    new.add_argument("name", metavar="NAME", help="what the key is called in the log, the status and the queues")
+    new.add_argument("-o", "--file", metavar="FILE", type=Path, help="append the entry to this file, new or not")
+    new.add_argument(
+        "--scope", metavar="SCOPE", action="append", default=[], help="inference (if none is given), metrics or admin"
+    )
+    new.add_argument("--model", metavar="MODEL", action="append", default=[], help="one that it may use; else all")
+    new.add_argument("--priority", metavar="N", type=int, help="its class in queues, -100 to 100; higher goes first")
+    new.add_argument("--weight", metavar="X", type=float, help="its share beside other clients', 0.01 to 100")
+    new.add_argument("--max-requests", metavar="N", type=int, help="at once")
+    new.add_argument("--requests-per-minute", metavar="N", type=int)
+    new.add_argument("--tokens-per-minute", metavar="N", type=int)
+    new.add_argument("--expires", metavar="DAY", help="the last day on which it is taken, such as 2027-01-31")
 
 
 def _add_client_commands(
@@ -102,6 +128,12 @@ def _add_client_commands(
             help="the daemon: http://HOST:PORT, HOST:PORT or unix:/path; else $SWAPD_URL, else the configuration's",
         )
         command.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
+        command.add_argument(
+            "--key-file",
+            metavar="FILE",
+            type=Path,
+            help="a file with an API key; else $SWAPD_KEY_FILE, else the key itself in $SWAPD_API_KEY",
+        )
 
 
 def _add(

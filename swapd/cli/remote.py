@@ -13,6 +13,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from backends.registry import installed_backends
+from swapd.cli.keys import client_key
 from swapd.cli.output import (
     MIB,
     Column,
@@ -244,9 +245,10 @@ def remarks(status: Status) -> list[str]:
 def ask(arguments: argparse.Namespace, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
     """Run one exchange with the daemon. Raises `CommandError` with its one line."""
     address = _address(arguments.url, arguments.config)
+    key = client_key(arguments.key_file, os.environ)
 
     async def run() -> Answer:
-        async with Client(address) as client:
+        async with Client(address, key) as client:
             return await question(client)
 
     try:

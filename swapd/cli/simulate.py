@@ -13,6 +13,7 @@ import msgspec
 
 from backends.base import Backend
 from backends.registry import installed_backends
+from swapd.cli.keys import client_key
 from swapd.cli.output import Column, CommandError, console, duration, print_json, print_line, print_table
 from swapd.cli.places import config_path
 from swapd.client import Client, DaemonError, daemon_address
@@ -124,7 +125,7 @@ def _learned(url: str | None) -> dict[str, float]:
         return {}
 
     async def ask() -> dict[str, float]:
-        async with Client(daemon_address(url)) as client:
+        async with Client(daemon_address(url), client_key(None, os.environ)) as client:
             return {one.id: one.load_s for one in (await client.status()).models if one.load_s is not None}
 
     try:

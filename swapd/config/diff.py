@@ -11,7 +11,13 @@ from swapd.config.schema import Config, Model
 
 RESTART_KEYS = ("backend", "settings", "env")
 """Fields of a model that its worker was started with; all others are the daemon's and apply at once."""
-DAEMON_RESTART_KEYS = ("server.listen", "server.state_dir", "server.runtime_dir")
+DAEMON_RESTART_KEYS = (
+    "server.listen",
+    "server.keys",
+    "server.open_to_network",
+    "server.state_dir",
+    "server.runtime_dir",
+)
 """Keys of the file that are used once, at the start of the daemon."""
 
 _SECTIONS = ("server", "memory", "queue", "turns")

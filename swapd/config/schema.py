@@ -20,6 +20,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: tuple[str, ...] = ("127.0.0.1:8686",)
     """HOST:PORT or unix:/path. A socket passed by systemd is used instead."""
+    keys: Path | None = None
+    """The file of API keys, which may begin with $CREDENTIALS_DIRECTORY; None: nobody is asked for one."""
+    open_to_network: bool = False
+    """One half of the permission to listen beyond this machine without keys."""
+    hosts: tuple[str, ...] = ()
+    """Further names by which clients may call this server, in lower case."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may use this server; `*` is every one."""
     max_body_bytes: int = 32 * MIB
     max_bodies_bytes: int = 512 * MIB
     """Of all requests in flight together."""

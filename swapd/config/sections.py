@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from swapd.config.access import keys_file, read_hosts, read_origins
 from swapd.config.address import parse_address
 from swapd.config.nodes import Scalar, Sequence
 from swapd.config.problems import Problems, shown
@@ -110,6 +111,10 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
     """The keys of `server`. Relative directories begin at `base_dir`."""
     return {
         "listen": Key("listen", _listen),
+        "keys": Key("keys", keys_file(base_dir)),
+        "open_to_network": Key("open_to_network", read_bool),
+        "hosts": Key("hosts", read_hosts),
+        "cors_origins": Key("cors_origins", read_origins),
         "max_body": Key("max_body_bytes", size(1024, GIB)),
         "max_bodies": Key("max_bodies_bytes", size(2**20, 1024 * GIB)),
         "client_header": Key("client_header", _header),

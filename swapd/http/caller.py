@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from swapd.config.keys import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from swapd.errors import BadRequestError
+from swapd.http.auth import HOLDER
 
 PRIORITY_HEADER = "X-Swapd-Priority"
-LOWEST_PRIORITY, HIGHEST_PRIORITY = -100, 100
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,4}")
@@ -29,17 +30,29 @@ class Caller:
 
 
 def identify(request: web.Request, client_header: str | None) -> Caller:
-    """The client by the configured header, else by its bearer token's hash, else by its address.
+    """The client by its API key, with what that key's entry says of class and weight.
 
-    Raises `BadRequestError` for a priority header that is no number.
+    Where no keys are asked for, it is the one that the configured header names, else that of the bearer token's hash,
+    else that of the address. Raises `BadRequestError` for a priority header that is no number.
     """
-    return Caller(_client(request, client_header), _lowered(0, request.headers.get(PRIORITY_HEADER)))
+    asked, holder = request.headers.get(PRIORITY_HEADER), request.get(HOLDER)
+    user = _user(request, client_header)
+    if holder is None:
+        return Caller(_anonymous(request) if user is None else f"user-{user}", _lowered(0, asked))
+    key = holder.key
+    client = f"{key.name}/{user}" if key.per_user and user is not None else key.name
+    return Caller(client, _lowered(key.priority, asked), key.weight)
 
 
-def _client(request: web.Request, client_header: str | None) -> str:
+def _user(request: web.Request, client_header: str | None) -> str | None:
+    """Whom the configured header names, in letters that can stand anywhere."""
     named = request.headers.get(client_header, "").strip() if client_header is not None else ""
-    if named:
-        return f"user-{named if _PLAIN_NAME.fullmatch(named) else _digest(named)}"
+    if not named:
+        return None
+    return named if _PLAIN_NAME.fullmatch(named) else _digest(named)
+
+
+def _anonymous(request: web.Request) -> str:
     scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return f"key-{_digest(key.strip())}"

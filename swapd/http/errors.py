@@ -17,7 +17,14 @@ from aiohttp.typedefs import Middleware
 
 from swapd.api.anthropic import errors as anthropic_errors
 from swapd.api.ollama import answer as ollama
-from swapd.errors import BadRequestError, BodyTooLargeError, MethodNotAllowedError, NotFoundError, SwapdError
+from swapd.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    MethodNotAllowedError,
+    NotFoundError,
+    SwapdError,
+    UnauthorizedError,
+)
 from swapd.http.limits import choose_request_id
 from swapd.http.record import RECORD, Record
 from swapd.http.stream import WRITE_DEADLINE_S, client_gone, drop_client
@@ -46,6 +53,8 @@ def error_response(request: web.Request, error: SwapdError) -> web.Response:
     """An error in the dialect of the path, OpenAI's elsewhere. `Retry-After` is in whole seconds, rounded up."""
     form = next((form for start, form in ERROR_FORMS if request.path.startswith(start)), SwapdError.envelope)
     response = web.json_response(form(error), status=error.status)
+    if isinstance(error, UnauthorizedError):
+        response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="swapd"'
     if error.retry_after_s is not None:
         response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after_s)))
     return response
@@ -149,6 +158,7 @@ def _log_access(request: web.Request, record: Record, code: int) -> None:
         method=request.method,
         endpoint=record.endpoint,
         model=record.model_id or None,
+        key=record.key_name,
         status=code,
         duration_s=round(record.age_s(), 4),
         waited_s=round(record.waited_s, 4),

@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from swapd.config.address import UnixAddress, parse_address
 from swapd.errors import StartupError
+from swapd.http.connection import Runner
 
 KEEPALIVE_S = 75.0
 """Also bounds how long headers may take: aiohttp closes a connection that is idle or half-way through them."""
@@ -49,14 +50,7 @@ async def serve(
     Sockets that were passed in (systemd's) replace `listen`. Leaving stops accepting, gives running handlers
     `shutdown_timeout_s`, then cancels them. Raises `StartupError` for an address that cannot be had.
     """
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        logger=_protocol_log,
-        keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=shutdown_timeout_s,
-    )
+    runner = Runner(app, shutdown_timeout=shutdown_timeout_s, logger=_protocol_log, keepalive_timeout=KEEPALIVE_S)
     with ExitStack() as unix_sockets:
         await runner.setup()
         try:

@@ -24,6 +24,8 @@ class Record:
     """Unix time."""
     model_id: str = ""
     """Empty until the request has named a configured model."""
+    key_name: str | None = None
+    """Of the API key that it came with."""
     waited_s: float = 0.0
     granted: bool = False
     place: Place | None = None

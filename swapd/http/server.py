@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -24,8 +24,11 @@ from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
 from swapd.http import limits, media, native, ollama, passthrough
+from swapd.http.auth import HOLDER, check_routes, guard, model_for, models_for
 from swapd.http.caller import identify
 from swapd.http.errors import Handler, add_headers, framing
+from swapd.http.firewall import add_cors_headers, firewall
+from swapd.http.keyring import Keyring
 from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
@@ -47,15 +50,24 @@ _T = TypeVar("_T")
 
 
 def make_app(
-    door: Door, config: Callable[[], Config], metrics: Metrics, bounds: Bounds | None = None
+    door: Door,
+    config: Callable[[], Config],
+    metrics: Metrics,
+    bounds: Bounds | None = None,
+    keyring: Keyring | None = None,
 ) -> web.Application:
-    """The daemon's HTTP application. `config` gives the current configuration, which a reload may replace."""
+    """The daemon's HTTP application. `config` gives the current configuration, which a reload may replace.
+
+    Without a keyring nobody is asked for a key.
+    """
     bounds = bounds or Bounds()
     api = _Api(door, config, Relay(door, metrics, bounds), metrics)
     views = _LiveViews(bounds)
     control = _Admin(door, api.cancel, metrics, views)
-    app = web.Application(middlewares=[framing(metrics, write_deadline_s=bounds.write_deadline_s)])
+    frame = framing(metrics, write_deadline_s=bounds.write_deadline_s)
+    app = web.Application(middlewares=[frame, firewall(lambda: config().server), guard(keyring)])
     app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.append(add_cors_headers)
     app.on_shutdown.append(views.end)
     for endpoint in openai.Endpoint:
         for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ())):
@@ -87,6 +99,7 @@ def make_app(
     app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
     app.router.add_post("/swapd/v1/devices/{name}/pause", control.pause)
     app.router.add_post("/swapd/v1/devices/{name}/resume", control.resume)
+    check_routes(app)
     return app
 
 
@@ -116,7 +129,8 @@ class _Api:
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             limits.require_json(request)
-            with self.hold_body() as share:
+            holder = request.get(HOLDER)
+            with nullcontext() if holder is None else holder.running(), self.hold_body() as share:
                 return await self._relayed(request, await read(request, share))
 
         return handle
@@ -140,7 +154,11 @@ class _Api:
 
     async def _relayed(self, request: web.Request, outgoing: Outgoing) -> web.StreamResponse:
         record = request[RECORD]
-        response = await self._relay.answer(request, record, outgoing)
+        try:
+            response = await self._relay.answer(request, record, outgoing)
+        finally:
+            if not record.granted and outgoing.ticket.counted is not None:
+                outgoing.ticket.counted(0)
         if record.broken is None and response.status == web.HTTPOk.status_code:
             self._metrics.answered_whole(record.model_id, record.age_s())
         return response
@@ -184,10 +202,13 @@ class _Api:
     ) -> Outgoing:
         """A checked request as a worker gets it. `large` has it rewritten in a thread."""
         record = request[RECORD]
+        holder = request.get(HOLDER)
         caller = identify(request, self._config().server.client_header)
-        model = self._door.resolve(asked.model_name)
+        model = model_for(request, self._door, asked.model_name)
         record.model_id = model.id
         rewritten = await maybe_off_loop(large, partial(openai.rewrite, asked, model))
+        prompt_tokens, answer_limit = rewritten.prompt_tokens, rewritten.answer_limit
+        charge = None if holder is None else holder.charge(prompt_tokens, answer_limit)
         return Outgoing(
             ticket=Ticket(
                 record.request_id,
@@ -195,10 +216,11 @@ class _Api:
                 caller.client,
                 caller.priority,
                 caller.weight,
-                prompt_tokens=rewritten.prompt_tokens,
-                answer_limit=rewritten.answer_limit,
+                prompt_tokens=prompt_tokens,
+                answer_limit=answer_limit,
                 needs=asked.needs,
                 senses=asked.senses,
+                counted=None if charge is None else charge.counted,
             ),
             path=asked.endpoint.value,
             body=rewritten.body,
@@ -214,11 +236,11 @@ class _Api:
         """End a request in flight; False if there is none of this id."""
         return self._relay.cancel(request_id)
 
-    async def list_models(self, _request: web.Request) -> web.Response:
-        return web.json_response(openai.models_document(self._door.listed(), self._created))
+    async def list_models(self, request: web.Request) -> web.Response:
+        return web.json_response(openai.models_document(models_for(request, self._door), self._created))
 
     async def show_model(self, request: web.Request) -> web.Response:
-        model = self._door.listed_as(request.match_info["id"])
+        model = self._door.listed_as(model_for(request, self._door, request.match_info["id"]).id)
         return web.json_response(openai.model_document(model, self._created))
 
 

@@ -6,6 +6,7 @@ Owns plain data only. A lease is the right to send one request to one worker; it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,8 @@ class Ticket:
     """How long the model is to stay when it is idle; infinity is for ever, None leaves that as it is."""
     may_load: bool = True
     """False has it refused unless the model is loaded."""
+    counted: Callable[[int], None] | None = None
+    """Told the tokens that were computed for it, once a worker has counted them. Must be quick and must not raise."""
 
 
 @dataclass(frozen=True, slots=True)

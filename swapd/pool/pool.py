@@ -213,6 +213,8 @@ class Pool:
         model_id = ticket.model_id
         self._listener.tokens_served(model_id, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+        if ticket.counted is not None:
+            ticket.counted(tokens)
         self.post(ev.TokensServed(model_id, ticket.client, tokens, usage.request_id, usage.completion_tokens))
 
     # -- requests ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from swapd.config.access import CREDENTIALS
 from swapd.errors import StartupError
 
 MAX_RUNTIME_DIR_BYTES = 72
@@ -35,6 +36,19 @@ def runtime_dir(setting: Path | None, environ: Mapping[str, str], temporary: Pat
         return given
     session_dir = _absolute(environ.get("XDG_RUNTIME_DIR"))
     return session_dir / "swapd" if session_dir is not None else temporary / f"swapd-{uid}"
+
+
+def credential(path: Path, environ: Mapping[str, str]) -> Path:
+    """A path with `$CREDENTIALS_DIRECTORY` filled in. Raises `StartupError` where no service manager has set it."""
+    if not str(path).startswith(CREDENTIALS):
+        return path
+    given = _service_directory(environ, "CREDENTIALS_DIRECTORY")
+    if given is None:
+        raise StartupError(
+            f"server.keys: {path} needs a unit with LoadCredential={path.name}:FILE; "
+            "outside of systemd write the file's path"
+        )
+    return given / path.name
 
 
 def prepare_state_dir(path: Path, uid: int) -> None:

@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
 async def post(address: Address, path: str, body: dict[str, Any], source: str | None = None) -> Connection:
     """Send a request, from the address `source` if it matters; the time begins before the connection is made."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
     connection = Connection(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     loop = asyncio.get_running_loop()
     if isinstance(address, Path):

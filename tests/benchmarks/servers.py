@@ -180,7 +180,7 @@ async def process(*argv: str, port: int, log: Path) -> AsyncIterator[int]:
 
 async def _is_up(port: int) -> bool:
     """Whether the server has said in time that it is healthy."""
-    request = b"GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     deadline_s = time.perf_counter() + UP_WITHIN_S
     while time.perf_counter() < deadline_s:
         try:

@@ -82,6 +82,8 @@ def test_keys_outside_of_models_apply_at_once(key, text, backends):
     ("key", "text"),
     [
         ("server.listen", "server: {listen: a:1}\n"),
+        ("server.keys", "server: {keys: /k}\n"),
+        ("server.open_to_network", "server: {open_to_network: true}\n"),
         ("server.state_dir", "server: {state_dir: /s}\n"),
         ("server.runtime_dir", "server: {runtime_dir: /r}\n"),
     ],
@@ -95,6 +97,12 @@ def test_keys_used_at_the_start_wait_for_a_restart_and_the_line_says_so(key, tex
 def test_the_reference_page_says_the_same_of_every_key(backends):
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     kinds = dict(re.findall(r"^\| `(\w+)` \|.*\| (live|worker|restart) \|$", page, flags=re.MULTILINE))
-    assert {key for key, kind in kinds.items() if kind == "restart"} == {"listen", "state_dir", "runtime_dir"}
+    assert {key for key, kind in kinds.items() if kind == "restart"} == {
+        "listen",
+        "keys",
+        "open_to_network",
+        "state_dir",
+        "runtime_dir",
+    }
     assert {kinds[key] for key in ("backend", "env", "n_ctx", "path", "chat_template")} == {"worker"}
     assert {kinds[key] for key in ("aliases", "pin", "priority", "max_wait", "params", "idle_unload")} == {"live"}

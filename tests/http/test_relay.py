@@ -263,7 +263,7 @@ async def test_a_client_that_leaves_while_queued_leaves_the_queue(tmp_path: Path
         _reader, writer = await asyncio.open_connection(home.host, home.port)
         body = json.dumps(chat_body()).encode()
         writer.write(
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
@@ -378,7 +378,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_the_worker_held_back(
         _reader, writer = await asyncio.open_connection(home.host, home.port, limit=1024)
         body = json.dumps(chat_body(stream=True)).encode()
         writer.write(
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )

@@ -107,7 +107,7 @@ async def test_a_body_that_is_not_json_by_its_type_is_refused() -> None:
 async def test_a_declared_length_over_the_limit_is_413_before_the_body_is_asked_for() -> None:
     async with house(ScriptedDoor(), max_body_bytes=1000) as home:
         head = (
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
             "Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n"
         )
         reader, writer = await asyncio.open_connection(home.host, home.port)
@@ -122,7 +122,7 @@ async def test_a_chunked_body_over_the_limit_is_413() -> None:
     async with house(ScriptedDoor(), max_body_bytes=100_000) as home:
         reader, writer = await asyncio.open_connection(home.host, home.port)
         writer.write(
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             "Transfer-Encoding: chunked\r\n\r\n".encode()
         )
         for _ in range(101):
@@ -148,7 +148,8 @@ async def test_expect_continue_is_answered_when_the_length_is_fine(tmp_path: Pat
 async def test_malformed_chunking_is_a_400() -> None:
     async with house(ScriptedDoor()) as home:
         head = (
-            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
         )
         assert (await raw(home, head.encode() + b"zz\r\n")).split(b" ")[1] == b"400"
 

@@ -223,7 +223,7 @@ async def test_a_body_beyond_the_bound_of_all_together_is_refused_before_it_is_a
         asked = asyncio.create_task(home.http.post(CHAT, json=held, headers={"X-Request-Id": "held"}))
         await door.asked.wait()
         reader, writer = await asyncio.open_connection(home.host, home.port)
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 400000\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\nContent-Length: 400000\r\n"
         writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
         async with asyncio.timeout(5):
             answer = (await reader.readuntil(b"\r\n\r\n")).decode()

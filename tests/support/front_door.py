@@ -14,6 +14,7 @@ import aiohttp
 from backends.base import Settings
 from swapd.config.schema import Config, Model, Params, Server
 from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError
+from swapd.http.keyring import Keyring
 from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
@@ -318,19 +319,30 @@ class House:
 
 @asynccontextmanager
 async def house(
-    door: ScriptedDoor, *, bounds: Bounds | None = None, max_body_bytes: int = 1 << 25, **server: object
+    door: ScriptedDoor,
+    *,
+    bounds: Bounds | None = None,
+    max_body_bytes: int = 1 << 25,
+    keyring: Keyring | None = None,
+    listen: str = "127.0.0.1:0",
+    **server: object,
 ) -> AsyncIterator[House]:
-    """Serve the door on a free port of the loopback interface."""
+    """Serve the door on a free port of the loopback interface, or on a Unix socket."""
     settings = Server(max_body_bytes=max_body_bytes, **server)  # type: ignore[arg-type]
     config = Config(server=settings, models={known.id: known for known in door.known})
     metrics = Metrics()
-    app = make_app(door, lambda: config, metrics, bounds or Bounds(why_lost_s=0.05))
+    app = make_app(door, lambda: config, metrics, bounds or Bounds(why_lost_s=0.05), keyring)
+    path = listen.removeprefix("unix:") if listen.startswith("unix:") else None
     async with (
-        serve(app, ["127.0.0.1:0"], shutdown_timeout_s=1.0) as addresses,
-        aiohttp.ClientSession(f"http://{addresses[0]}", timeout=aiohttp.ClientTimeout(total=20)) as http,
+        serve(app, [listen], shutdown_timeout_s=1.0) as addresses,
+        aiohttp.ClientSession(
+            f"http://{addresses[0]}" if path is None else "http://anything.example",
+            connector=aiohttp.TCPConnector() if path is None else aiohttp.UnixConnector(path),
+            timeout=aiohttp.ClientTimeout(total=20),
+        ) as http,
     ):
         host, _, port = addresses[0].rpartition(":")
-        yield House(door, metrics, http, f"http://{addresses[0]}", host, int(port))
+        yield House(door, metrics, http, f"http://{addresses[0]}", host, int(port) if path is None else 0)
 
 
 def params(**fields: object) -> Params:

@@ -1,0 +1,139 @@
+"""Who may use which route: denied by default, decided on the matched route, never on the path as text.
+
+Owns the table of scopes and the reading of keys from requests. A route without an entry in the table is a mistake of
+the programmer, found when the application is made. Must never keep or log a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from swapd.api import openai
+from swapd.config.keys import Scope
+from swapd.config.schema import Model
+from swapd.errors import ForbiddenError, ModelForbiddenError, UnauthorizedError, UnknownModelError
+from swapd.http.errors import Handler
+from swapd.http.keyring import Holder, Keyring
+from swapd.http.record import RECORD
+from swapd.pool.door import Door
+from swapd.pool.status import ListedModel
+
+API_KEY_HEADER = "X-Api-Key"
+"""Anthropic's clients send it in place of a bearer token."""
+
+HOLDER = web.RequestKey("swapd_holder", Holder)
+"""Whose key a request came with. Absent where the daemon asks for none."""
+
+
+class Open(Enum):
+    """For routes that nobody needs a key for."""
+
+    OPEN = "open"
+
+
+SCOPES: Mapping[str, Scope | Open] = {
+    "/health": Open.OPEN,
+    "/metrics": Scope.METRICS,
+    **{
+        path: Scope.INFERENCE
+        for endpoint in openai.Endpoint
+        for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ()))
+    },
+    "/v1/models": Scope.INFERENCE,
+    "/v1/models/{id}": Scope.INFERENCE,
+    "/swapd/v1/status": Scope.METRICS,
+    "/swapd/v1/events": Scope.METRICS,
+    "/swapd/v1/requests": Scope.METRICS,
+    "/swapd/v1/logs/{id}": Scope.ADMIN,
+    "/swapd/v1/models/{id}/load": Scope.ADMIN,
+    "/swapd/v1/models/{id}/unload": Scope.ADMIN,
+    "/swapd/v1/requests/{id}/cancel": Scope.ADMIN,
+    "/swapd/v1/devices/{name}/pause": Scope.ADMIN,
+    "/swapd/v1/devices/{name}/resume": Scope.ADMIN,
+}
+"""What a key must be for, by a route's pattern as aiohttp writes it (`canonical`)."""
+
+
+def check_routes(app: web.Application) -> None:
+    """Raises `RuntimeError` if a route has no entry in the table: without one, nobody has thought about who may."""
+    missing = sorted({_pattern(route) for route in app.router.routes()} - set(SCOPES))
+    if missing:
+        raise RuntimeError(f"routes without a scope in {__name__}.SCOPES: {', '.join(missing)}")
+
+
+def guard(keyring: Keyring | None) -> Middleware:
+    """Lets a request through to its route if its key is for that. None: no keys, and all are let through."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if keyring is not None:
+            _admit(request, keyring)
+        return await handler(request)
+
+    return check
+
+
+def _admit(request: web.Request, keyring: Keyring) -> None:
+    route = request.match_info.route
+    # What matches no route gets its 404 or 405, but only for somebody who may be here.
+    scope = SCOPES[_pattern(route)] if route.resource is not None else None
+    if scope is Open.OPEN:
+        return
+    holder = keyring.find(presented_key(request))
+    key = holder.key
+    request[RECORD].key_name = key.name
+    if isinstance(scope, Scope) and not key.allows(scope):
+        held = ", ".join(key.scopes) or "nothing"
+        raise ForbiddenError(f"the API key {key.name} is for {held}, and this needs {scope} (scopes)")
+    request[HOLDER] = holder
+
+
+def presented_key(request: web.Request) -> str:
+    """The bearer token, else what `X-Api-Key` says. Raises `UnauthorizedError` if there is none, or several."""
+    bearer = [
+        token.strip()
+        for scheme, _, token in (
+            value.strip().partition(" ") for value in request.headers.getall(hdrs.AUTHORIZATION, ())
+        )
+        if scheme.lower() == "bearer" and token.strip()
+    ]
+    found = bearer or [value.strip() for value in request.headers.getall(API_KEY_HEADER, ()) if value.strip()]
+    if len(found) != 1:
+        what = "has several API keys" if found else "has no API key"
+        raise UnauthorizedError(f"the request {what}; send one as `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
+    return found[0]
+
+
+def model_for(request: web.Request, door: Door, name: str) -> Model:
+    """The model of that id or alias, if the request's key may use it.
+
+    Raises `UnknownModelError`. With a key for some models alone it is `ModelForbiddenError`, the same for a model that
+    exists and for one that does not, so that such a key cannot look around.
+    """
+    holder = request.get(HOLDER)
+    if holder is None or holder.key.models is None:
+        return door.resolve(name)
+    with suppress(UnknownModelError):
+        model = door.resolve(name)
+        if holder.key.may_use(model.id, model.aliases):
+            return model
+    raise ModelForbiddenError(
+        f"the API key {holder.key.name} may not use a model {name[:100]!r}; see GET /v1/models", param="model"
+    )
+
+
+def models_for(request: web.Request, door: Door) -> list[ListedModel]:
+    """The models that the request's key may use, in the file's order."""
+    holder = request.get(HOLDER)
+    listed = door.listed()
+    return [one for one in listed if holder is None or holder.key.may_use(one.id, one.aliases)]
+
+
+def _pattern(route: web.AbstractRoute) -> str:
+    assert route.resource is not None
+    return route.resource.canonical
