@@ -13,6 +13,8 @@ from backends.base import Backend
 from backends.registry import installed_backends
 from swapd.cli.output import Column, CommandError, complain, console, print_json, print_line, print_table, size
 from swapd.cli.places import SYSTEM_CONFIG, config_path
+from swapd.config.access import CREDENTIALS
+from swapd.config.keys import load_keys
 from swapd.config.load import load
 from swapd.config.positions import line_of
 from swapd.config.problems import ConfigError, Problem
@@ -52,9 +54,12 @@ def _listening_at(config: Config, listen: str | None) -> Config:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Everything that is wrong with a configuration, including its models' files, before a daemon reads it."""
+    """Everything that is wrong with a configuration, its models' files and its keys, before a daemon reads it."""
     backends = installed_backends()
     config = load(arguments.file, backends)
+    keys = config.server.keys
+    if keys is not None and not str(keys).startswith(CREDENTIALS):
+        load_keys(keys)
     problems = verdicts(config, arguments.file.read_text(encoding="utf-8-sig"), backends, discover(backends))
     if problems:
         raise ConfigError(arguments.file, problems)

@@ -36,7 +36,7 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     serve.add_argument(
         "--open-to-network",
         action="store_true",
-        help="serve everybody in the network without keys, if server.open_to_network says so too",
+        help="may serve everybody in the network without keys, if server.open_to_network says so too",
     )
     serve.add_argument("--stop-at-eof", action="store_true", help="also stop when the standard input ends")
 

@@ -13,7 +13,15 @@ from swapd.cli import places
 
 @pytest.fixture(autouse=True)
 def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SWAPD_URL", "SWAPD_CONFIG", "XDG_CONFIG_HOME", "FORCE_COLOR", "COLUMNS"):
+    for name in (
+        "SWAPD_URL",
+        "SWAPD_CONFIG",
+        "SWAPD_KEY_FILE",
+        "SWAPD_API_KEY",
+        "XDG_CONFIG_HOME",
+        "FORCE_COLOR",
+        "COLUMNS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(places, "SYSTEM_CONFIG", tmp_path / "etc" / "config.yaml")

@@ -242,7 +242,7 @@ async def test_paths_that_only_look_like_a_route_are_none() -> None:
 
 @pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["first", "second"])
 async def test_headers_that_do_not_end_are_given_up(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "KEEPALIVE_S", 0.3)
+    monkeypatch.setattr(listen, "KEEPALIVE_S", 0.2)
     loop = asyncio.get_running_loop()
     async with house(ScriptedDoor()) as home:
         for part in (b"", b"G", b"GET /health HTTP/1.1\r\nHost: local"):

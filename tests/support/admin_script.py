@@ -20,6 +20,8 @@ class Script:
     replies: dict[str, tuple[int, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    """What each request's Authorization said."""
     url: str = ""
 
     def answer(self, request: str, document: Any, status: int = 200) -> None:
@@ -69,6 +71,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
         def _reply(self) -> None:
             request = f"{self.command} {self.path}"
             script.requests.append(request)
+            script.keys.append(self.headers.get("Authorization"))
             status, document = script.replies.get(request, (404, {"error": {"message": f"not scripted: {request}"}}))
             body = _encode(document)
             self.send_response(status)
