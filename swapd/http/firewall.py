@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -34,13 +34,13 @@ _EXPOSED = "X-Request-Id, Retry-After, X-Swapd-Queue-Time, X-Swapd-Position, X-S
 
 def firewall(server: Callable[[], Server]) -> Middleware:
     """`server` gives the settings, which a reload may replace; the names of `listen` are those of the start."""
-    listen = _names(server().listen)
+    names = frozenset(("localhost", *_own_names(), *_listen_names(server().listen)))
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         settings = server()
         if not _is_unix(request):
-            _check_host(request, listen | frozenset(settings.hosts))
+            _check_host(request, names, settings.hosts)
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not _is_own(origin, request.headers.get(hdrs.HOST)):
             if origin in settings.cors_origins or ANY_ORIGIN in settings.cors_origins:
@@ -77,7 +77,7 @@ def _preflight_answer(request: web.Request) -> web.Response:
     return web.Response(status=web.HTTPNoContent.status_code, headers=headers)
 
 
-def _check_host(request: web.Request, names: frozenset[str]) -> None:
+def _check_host(request: web.Request, names: Container[str], further: Container[str]) -> None:
     """An address is as good as a known name: a page that was loaded from an address belongs to who serves there."""
     given = request.headers.getall(hdrs.HOST, ())
     if not given and request.version < HttpVersion11:
@@ -85,7 +85,7 @@ def _check_host(request: web.Request, names: frozenset[str]) -> None:
     name = host_name(given[0]) if len(given) == 1 else None
     if name is None:
         raise BadRequestError("the request must have one Host header, with a host's name or address")
-    if not (name in names or name == "localhost" or name.endswith(".localhost") or _is_address(name)):
+    if not (name in names or name in further or name.endswith(".localhost") or _is_address(name)):
         raise ForeignHostError(
             f"this server does not go by the name of {name[:100]!r}; its administrator can add it (server.hosts)"
         )
@@ -121,7 +121,13 @@ def _is_unix(request: web.Request) -> bool:
     return own is not None and own.family == socket.AF_UNIX
 
 
-def _names(listen: Iterable[str]) -> frozenset[str]:
-    """The hosts of the addresses, in lower case. What is no address was refused when it was to be bound."""
+def _own_names() -> tuple[str, ...]:
+    """This machine's name, and the one that it has by multicast DNS. Neither can belong to an attacker's page."""
+    name = socket.gethostname().lower()
+    return (name,) if "." in name else (name, f"{name}.local")
+
+
+def _listen_names(listen: Iterable[str]) -> tuple[str, ...]:
+    """The hosts of the addresses, in lower case."""
     parsed = (parse_address(text) for text in listen)
-    return frozenset(address.host.lower() for address in parsed if isinstance(address, TcpAddress))
+    return tuple(address.host.lower() for address in parsed if isinstance(address, TcpAddress))

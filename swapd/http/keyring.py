@@ -98,10 +98,10 @@ class Holder:
         self._running += 1
         try:
             yield
-        finally:
-            self._running -= 1
             took_s = self._now_s() - began_s
             self._usual_s = took_s if self._usual_s is None else _mean(self._usual_s, took_s)
+        finally:
+            self._running -= 1
 
     def charge(self, prompt_tokens: int, answer_limit: int | None) -> Charge | None:
         """Take a request's estimated tokens; None where they are not limited. Raises `KeyLimitError`."""

@@ -34,7 +34,22 @@ def test_entries_are_appended_to_a_file_that_stays_valid(tmp_path: Path, capsys:
     assert KEY.fullmatch(first)
     path.write_text(path.read_text().rstrip("\n"))
     assert (
-        main(["key", "new", "b", "-o", str(path), "--priority", "-5", "--weight", "0.5", "--expires", "2027-01-31"])
+        main(
+            [
+                "key",
+                "new",
+                "b",
+                "-o",
+                str(path),
+                "--priority",
+                "-5",
+                "--weight",
+                "0.5",
+                "--per-user",
+                "--expires",
+                "2027-01-31",
+            ]
+        )
         == 0
     )
     second = capsys.readouterr().out.strip()
@@ -43,6 +58,7 @@ def test_entries_are_appended_to_a_file_that_stays_valid(tmp_path: Path, capsys:
     assert (one.name, one.scopes, one.max_requests) == ("true", (Scope.ADMIN, Scope.METRICS), 4)
     assert (one.requests_per_minute, one.tokens_per_minute) == (60, 9000)
     assert (two.name, two.priority, two.weight, str(two.expires)) == ("b", -5, 0.5, "2027-01-31")
+    assert two.per_user
     assert first not in path.read_text()
     assert not stat.S_IMODE(path.stat().st_mode) & 0o022
 

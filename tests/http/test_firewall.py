@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def status(answer: bytes) -> int:
         ("[::1]:8686", 200),
         ("gpu.example.org", 200),
         ("GPU.example.org:443", 200),
+        (socket.gethostname(), 200),
         ("evil.example", 403),
         ("gpu.example.org.evil.example", 403),
         ("xgpu.example.org", 403),
