@@ -33,25 +33,8 @@ def test_entries_are_appended_to_a_file_that_stays_valid(tmp_path: Path, capsys:
     first = capsys.readouterr().out.strip()
     assert KEY.fullmatch(first)
     path.write_text(path.read_text().rstrip("\n"))
-    assert (
-        main(
-            [
-                "key",
-                "new",
-                "b",
-                "-o",
-                str(path),
-                "--priority",
-                "-5",
-                "--weight",
-                "0.5",
-                "--per-user",
-                "--expires",
-                "2027-01-31",
-            ]
-        )
-        == 0
-    )
+    limits = ["--priority", "-5", "--weight", "0.5", "--per-user", "--expires", "2027-01-31"]
+    assert main(["key", "new", "b", "-o", str(path), *limits]) == 0
     second = capsys.readouterr().out.strip()
     keys = load_keys(path).by_digest
     one, two = keys[digest(first)], keys[digest(second)]
