@@ -18,6 +18,7 @@ from swapd.config.keys import Scope
 from swapd.config.schema import Model
 from swapd.errors import ForbiddenError, ModelForbiddenError, UnauthorizedError, UnknownModelError
 from swapd.http.errors import Handler
+from swapd.http.keyed_door import HOLDER_OF_TASK
 from swapd.http.keyring import Holder, Keyring
 from swapd.http.record import RECORD
 from swapd.pool.door import Door
@@ -91,6 +92,7 @@ def _admit(request: web.Request, keyring: Keyring) -> None:
         held = ", ".join(key.scopes) or "nothing"
         raise ForbiddenError(f"the API key {key.name} is for {held}, and this needs {scope} (scopes)")
     request[HOLDER] = holder
+    HOLDER_OF_TASK.set(holder)
 
 
 def presented_key(request: web.Request) -> str:

@@ -28,6 +28,7 @@ from swapd.http.auth import HOLDER, check_routes, guard, model_for, models_for
 from swapd.http.caller import identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.firewall import add_cors_headers, firewall
+from swapd.http.keyed_door import behind_keys
 from swapd.http.keyring import Keyring
 from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
 from swapd.http.record import RECORD
@@ -61,6 +62,7 @@ def make_app(
     Without a keyring nobody is asked for a key.
     """
     bounds = bounds or Bounds()
+    door = door if keyring is None else behind_keys(door)
     api = _Api(door, config, Relay(door, metrics, bounds), metrics)
     views = _LiveViews(bounds)
     control = _Admin(door, api.cancel, metrics, views)

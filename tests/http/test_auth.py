@@ -12,11 +12,14 @@ from support.front_door import CHAT, Call, House, ScriptedDoor, chat_body, house
 
 from swapd.config.keys import ApiKey, Scope, digest
 from swapd.config.schema import Config
-from swapd.errors import QueueFullError
+from swapd.errors import ModelForbiddenError, QueueFullError
+from swapd.http import server
 from swapd.http.auth import SCOPES, Open, check_routes
+from swapd.http.keyed_door import behind_keys
 from swapd.http.keyring import Keyring
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
+from swapd.pool.lease import Ticket
 
 
 def ring(**fields: object) -> Keyring:
@@ -149,6 +152,18 @@ async def test_a_key_for_some_models_sees_and_uses_those_alone(tmp_path: Path) -
             assert await status_of(home, "GET", f"/v1/models/{name}", bearer("own")) == status
         assert messages["c"] == messages["none"]
         assert [ticket.model_id for ticket in door.tickets] == ["a", "b", "b"]
+
+
+async def test_a_route_that_forgets_to_ask_gets_no_lease_of_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "model_for", lambda _request, door, name: door.resolve(name))
+    door = ScriptedDoor(known=[model("a"), model("c")])
+    async with house(door, keyring=ring(models=("a",))) as home:
+        async with home.http.post(CHAT, json=chat_body(model="c"), headers=bearer("own")) as response:
+            assert response.status == 403
+            assert (await response.json())["error"]["code"] == "model_not_allowed"
+    assert door.tickets == []
+    with pytest.raises(ModelForbiddenError, match="without a key"):
+        behind_keys(door).lease(Ticket("r", "a", "x"))
 
 
 async def test_the_scheduler_hears_the_keys_name_class_and_share(tmp_path: Path) -> None:
