@@ -45,6 +45,10 @@ SCOPES: Mapping[str, Scope | Open] = {
         for endpoint in openai.Endpoint
         for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ()))
     },
+    "/v1/messages": Scope.INFERENCE,
+    "/v1/messages/count_tokens": Scope.INFERENCE,
+    "/v1/responses": Scope.INFERENCE,
+    "/v1/responses/{id}": Scope.INFERENCE,
     "/v1/models": Scope.INFERENCE,
     "/v1/models/{id}": Scope.INFERENCE,
     "/swapd/v1/status": Scope.METRICS,

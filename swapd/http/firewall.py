@@ -68,7 +68,7 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 def _preflight_answer(request: web.Request) -> web.Response:
     headers = {
-        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
         hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_S),
     }
     # No header of a request has a meaning here that a page of an allowed origin must not use.
