@@ -51,6 +51,31 @@ SCOPES: Mapping[str, Scope | Open] = {
     "/v1/responses/{id}": Scope.INFERENCE,
     "/v1/models": Scope.INFERENCE,
     "/v1/models/{id}": Scope.INFERENCE,
+    "/v1/audio/transcriptions": Scope.INFERENCE,
+    "/v1/audio/translations": Scope.INFERENCE,
+    "/v1/audio/speech": Scope.INFERENCE,
+    "/v1/images/generations": Scope.INFERENCE,
+    "/v1/images/edits": Scope.INFERENCE,
+    "/v1/images/variations": Scope.INFERENCE,
+    "/": Open.OPEN,
+    "/api/version": Open.OPEN,
+    "/api/tags": Scope.INFERENCE,
+    "/api/ps": Scope.INFERENCE,
+    "/api/show": Scope.INFERENCE,
+    "/api/chat": Scope.INFERENCE,
+    "/api/generate": Scope.INFERENCE,
+    "/api/embed": Scope.INFERENCE,
+    "/api/embeddings": Scope.INFERENCE,
+    "/api/pull": Scope.ADMIN,
+    "/api/push": Scope.ADMIN,
+    "/api/create": Scope.ADMIN,
+    "/api/copy": Scope.ADMIN,
+    "/api/delete": Scope.ADMIN,
+    "/api/blobs/{digest}": Scope.ADMIN,
+    "/props": Scope.INFERENCE,
+    "/slots": Scope.INFERENCE,
+    # It goes past the types and ranges of every field.
+    "/upstream/{target}": Scope.ADMIN,
     "/swapd/v1/status": Scope.METRICS,
     "/swapd/v1/events": Scope.METRICS,
     "/swapd/v1/requests": Scope.METRICS,
@@ -72,23 +97,30 @@ def check_routes(app: web.Application) -> None:
 
 
 def guard(keyring: Keyring | None) -> Middleware:
-    """Lets a request through to its route if its key is for that. None: no keys, and all are let through."""
+    """Lets a request through to its route if its key is for that, and has not too many already.
+
+    None: no keys, and all are let through.
+    """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if keyring is not None:
-            _admit(request, keyring)
+            scope = _admit(request, keyring)
+            if scope is Scope.INFERENCE and request.method == hdrs.METH_POST:
+                with request[HOLDER].running():
+                    return await handler(request)
         return await handler(request)
 
     return check
 
 
-def _admit(request: web.Request, keyring: Keyring) -> None:
+def _admit(request: web.Request, keyring: Keyring) -> Scope | Open | None:
+    """What the route is for; None where there is no route. Raises `UnauthorizedError`, `ForbiddenError`."""
     route = request.match_info.route
     # What matches no route gets its 404 or 405, but only for somebody who may be here.
     scope = SCOPES[_pattern(route)] if route.resource is not None else None
     if scope is Open.OPEN:
-        return
+        return scope
     holder = keyring.find(presented_key(request))
     key = holder.key
     request[RECORD].key_name = key.name
@@ -97,6 +129,7 @@ def _admit(request: web.Request, keyring: Keyring) -> None:
         raise ForbiddenError(f"the API key {key.name} is for {held}, and this needs {scope} (scopes)")
     request[HOLDER] = holder
     HOLDER_OF_TASK.set(holder)
+    return scope
 
 
 def presented_key(request: web.Request) -> str:

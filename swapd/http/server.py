@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -131,8 +131,7 @@ class _Api:
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             limits.require_json(request)
-            holder = request.get(HOLDER)
-            with nullcontext() if holder is None else holder.running(), self.hold_body() as share:
+            with self.hold_body() as share:
                 return await self._relayed(request, await read(request, share))
 
         return handle
