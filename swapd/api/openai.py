@@ -192,10 +192,15 @@ def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
 
 
 def rewrite(asked: Asked, model: Model) -> Rewritten:
-    """Apply the model's `params` and its real id. What `strip` removes, `set` may still put in."""
-    fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip}
-    fields.update(model.params.set)
-    fields["model"] = model.id
+    """Apply the model's `params`, then those of the alias that was asked for, and the name that its worker knows.
+
+    What one's `strip` removes, the same one's `set` and all that come later may still put in.
+    """
+    fields = dict(asked.fields)
+    for params in (model.params, model.alias_params.get(asked.model_name)):
+        if params is not None:
+            fields = {key: value for key, value in fields.items() if key not in params.strip} | params.set
+    fields["model"] = model.model_name or model.id
     body = msgspec.json.encode(fields)
     return Rewritten(
         body=body,

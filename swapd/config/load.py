@@ -18,6 +18,7 @@ import msgspec
 from backends.base import Backend
 from swapd.config.identity import FileIdentity
 from swapd.config.models import ModelReader
+from swapd.config.names import Names
 from swapd.config.problems import ConfigError, Problem, Problems
 from swapd.config.readers import Place, block, note, unknown_key
 from swapd.config.schema import Config
@@ -77,7 +78,8 @@ def _config(root: Place, path: Path, backends: Mapping[str, Backend], problems: 
     if "models" not in places:
         problems.add(1, "models", "is missing; write `models: {}` for a list without models")
         return Config()
-    models_reader = ModelReader(backends, base_dir, problems)
+    names = Names()
+    models_reader = ModelReader(backends, base_dir, problems, names)
     try:
         read["models"] = models_reader.read_all(places["models"], places.get("defaults"))
     except ValueError as error:

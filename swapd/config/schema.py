@@ -84,6 +84,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     backend: str = "llama_cpp"
     aliases: tuple[str, ...] = ()
+    alias_params: dict[str, Params] = {}
+    """Of the aliases that have some of their own: applied after the model's."""
+    model_name: str | None = None
+    """What a worker is told in a request's `model`; None: the id."""
+    unlisted: bool = False
+    """Serves, but is left out of /v1/models."""
     load_timeout_s: float = 300.0
     """A load without progress for this long is stuck."""
     stall_timeout_s: float = 120.0

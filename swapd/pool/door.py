@@ -17,7 +17,7 @@ class Door(Protocol):
         ...
 
     def listed(self) -> Sequence[ListedModel]:
-        """Every configured model, in the file's order."""
+        """Every configured model that is not `unlisted`, in the file's order."""
         ...
 
     def listed_as(self, name: str) -> ListedModel:

@@ -292,7 +292,7 @@ class Pool:
         return catalog.resolve(self._entries.by_id, name)
 
     def listed(self) -> Sequence[ListedModel]:
-        return [listed_model(self._ledger, entry) for entry in self._entries.by_id.values()]
+        return [listed_model(self._ledger, entry) for entry in self._entries.by_id.values() if not entry.model.unlisted]
 
     def listed_as(self, name: str) -> ListedModel:
         return listed_model(self._ledger, self._entries.by_id[self.resolve(name).id])

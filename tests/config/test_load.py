@@ -87,6 +87,24 @@ models:
     assert (settings.devices, settings.tensor_split) == (("CUDA0",), (3.0, 1.0))
 
 
+def test_aliases_may_have_params_of_their_own(backends):
+    model = parse(
+        """
+models:
+  m:
+    path: x
+    aliases: {plain: , fast: {params: {set: {reasoning_effort: low}, strip: [seed]}}, empty: {params: {}}}
+    model_name: org/m
+    unlisted: true
+""",
+        FILE,
+        backends,
+    ).models["m"]
+    assert model.aliases == ("plain", "fast", "empty")
+    assert model.alias_params == {"fast": Params(set={"reasoning_effort": "low"}, strip=("seed",))}
+    assert (model.model_name, model.unlisted) == ("org/m", True)
+
+
 def test_defaults_are_inherited_and_a_models_own_key_replaces_them_whole(backends):
     models = parse(
         """
