@@ -11,6 +11,7 @@ import msgspec
 
 from backends.base import Settings
 from swapd.config.identity import FileIdentity
+from swapd.core.routing import Strategy
 
 MIB = 1024 * 1024
 
@@ -109,6 +110,31 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
 
 
+class Virtual(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `virtual`: a name that stands for whichever of several models can serve."""
+
+    id: str
+    strategy: Strategy
+    targets: tuple[str, ...]
+    """Ids or aliases of models."""
+    max_wait_s: float | None = None
+    """For any target but the last, before the next is tried; None: as long as its queue lets wait."""
+    aliases: tuple[str, ...] = ()
+    unlisted: bool = False
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `profiles`: what is different while it is in force."""
+
+    description: str = ""
+    disable: tuple[str, ...] = ()
+    """Ids of models and virtual models that do not exist then."""
+    pins: dict[str, str | None] = {}
+    """By id or alias, the name that is meant then; None: nothing is. A pin is followed once."""
+    idle_unload_s: float | None = None
+    """In place of every model's own; None leaves them theirs."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole, valid configuration. `models` keeps the file's order."""
 
@@ -121,3 +147,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue = Queue()
     turns: Turns = Turns()
     models: dict[str, Model] = {}
+    virtual: dict[str, Virtual] = {}
+    profiles: dict[str, Profile] = {}
+    profile: str | None = None
+    """The one in force (`swapd.config.profiles`); a file does not choose one."""
+    disabled: dict[str, Model] = {}
+    """Models that the profile in force leaves out."""

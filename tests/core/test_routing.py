@@ -58,7 +58,7 @@ def test_first_loaded_takes_who_is_loaded_else_who_is_being_loaded_else_the_firs
         ((cold("a"), idle("b")), "a<20 b"),
         ((refused("a"), idle("b")), "a<20 b"),
         ((idle("a"), refused("b")), "a b"),
-        ((busy("a", 60.0), idle("b")), "b a"),
+        ((busy("a", 60.0), idle("b")), "b<20 a"),
         ((busy("a", 60.0), refused("b")), "b<20 a"),
         ((busy("a", 60.0), busy("b", 30.0)), "b a"),
         ((busy("a", 20.0), idle("b")), "a<20 b"),
