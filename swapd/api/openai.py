@@ -216,8 +216,11 @@ def models_document(models: Iterable[ListedModel], created: int) -> dict[str, An
 
 
 def model_document(model: ListedModel, created: int) -> dict[str, Any]:
-    """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it."""
-    return {
+    """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it.
+
+    A virtual one also says what it chooses from, and whom a request would go to now.
+    """
+    document: dict[str, Any] = {
         "id": model.id,
         "object": "model",
         "created": created,
@@ -227,6 +230,9 @@ def model_document(model: ListedModel, created: int) -> dict[str, Any]:
         "context_length": model.n_ctx or None,
         "input_modalities": list(model.input_modalities),
     }
+    if model.virtual is not None:
+        document["virtual"] = msgspec.to_builtins(model.virtual)
+    return document
 
 
 _PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)

@@ -18,13 +18,14 @@ from msgspec import structs
 
 from swapd.api import admin, openai
 from swapd.api.translation import Translated, Translation
-from swapd.config.schema import Config
+from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
-from swapd.http import limits
-from swapd.http.caller import identify
+from swapd.http import limits, profiles
+from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
+from swapd.http.routing import first_outgoing
 from swapd.http.stream import ClientStream, keeping_alive
 from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
@@ -65,6 +66,7 @@ def make_app(
     app.router.add_get("/swapd/v1/events", control.events, allow_head=False)
     app.router.add_get("/swapd/v1/requests", control.requests, allow_head=False)
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
+    profiles.add_routes(app, door)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
     app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
@@ -135,9 +137,22 @@ class _Api:
         translate: Callable[[], Translation] | None = None,
     ) -> Outgoing:
         """A checked request as a worker gets it. `large` has it rewritten in a thread."""
-        record = request[RECORD]
         caller = identify(request, self._config().server.client_header)
-        model = self._door.resolve(asked.model_name)
+        make = partial(self._for_model, request, caller, large=large, translate=translate)
+        return await first_outgoing(self._door, asked, make)
+
+    async def _for_model(
+        self,
+        request: web.Request,
+        caller: Caller,
+        asked: openai.Asked,
+        model: Model,
+        *,
+        large: bool,
+        translate: Callable[[], Translation] | None,
+    ) -> Outgoing:
+        """The same for one model, which `asked` names."""
+        record = request[RECORD]
         record.model_id = model.id
         rewritten = await _maybe_off_loop(large, partial(openai.rewrite, asked, model))
         return Outgoing(
