@@ -36,7 +36,7 @@ from swapd.config.readers import (
     unknown_key,
     value_at,
 )
-from swapd.config.schema import Model, Params
+from swapd.config.schema import Model, Params, ParamValue
 from swapd.config.sections import DAY_S
 from swapd.config.settings import read_setting, read_settings, setting_names
 
@@ -106,16 +106,21 @@ def _env(place: Place, problems: Problems) -> dict[str, str]:
     return found
 
 
-def _param_value(place: Place) -> bool | int | float | str | list[str]:
+def _param_value(place: Place) -> ParamValue:
+    if isinstance(place.node, MappingNode):
+        return {name: _param_value(each) for name, each in block(place).items()}
     if isinstance(place.node, Sequence):
         return [text_at(item) for item in items(place, most=64)]
     value = value_at(place) if isinstance(place.node, Scalar) else None
     if value is None:
-        raise Trouble(f"must be text, a number, true, false or a list of texts, not {shown_node(place.node)}")
+        raise Trouble(
+            f"must be text, a number, true, false, a list of texts or a block of these, not {shown_node(place.node)}",
+            place,
+        )
     assert isinstance(place.node, Scalar)
     hint = old_yaml_hint(place.node)
     if hint:
-        raise Trouble(f'{shown(place.node.text)} may mean two things; {hint}, or "{place.node.text}" for text')
+        raise Trouble(f'{shown(place.node.text)} may mean two things; {hint}, or "{place.node.text}" for text', place)
     return value
 
 

@@ -6,6 +6,7 @@ Owns the names and defaults of everything outside a backend's own model keys. Mu
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -72,10 +73,14 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 60.0
 
 
+ParamValue = bool | int | float | str | list[str] | dict[str, Any]
+"""Blocks hold the same kinds of values."""
+
+
 class Params(msgspec.Struct, frozen=True, kw_only=True):
     """Request fields the daemon forces or removes before a worker sees them."""
 
-    set: dict[str, bool | int | float | str | list[str]] = {}
+    set: dict[str, ParamValue] = {}
     strip: tuple[str, ...] = ()
 
 

@@ -136,7 +136,7 @@ MODELS = [
     ("params: {sett: {}}", "params.sett", "did you mean set"),
     ("params: {set: {stream: true}}", "params.set.stream", "the request itself"),
     ("params: {set: {a: yes}}", "params.set.a", "may mean two things"),
-    ("params: {set: {a: {b: 1}}}", "params.set.a", "not a block"),
+    ("params: {set: {a: {b: ~}}}", "params.set.a.b", "a block of these"),
     ("params: {set: {a: 1}, strip: [a]}", "params", "both set and stripped"),
     ("params: {strip: a}", "params.strip", "write [a]"),
     ("path: twice", "path", "is given twice; the first is on line 3"),

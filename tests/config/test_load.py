@@ -62,7 +62,7 @@ models:
     max_wait: 30s
     load_timeout: 1m
     env: {A: yes, B: "1", C: 1:30, D: ""}
-    params: {set: {temperature: 0.7, stop: [a, b], seed: 1, x: true, y: text}, strip: [top_k]}
+    params: {set: {temperature: 0.7, stop: [a, b], seed: 1, x: true, y: text, z: {a: {b: 1}}}, strip: [top_k]}
     n_ctx: 512
     flash_attn: true
     n_gpu_layers: all
@@ -79,7 +79,8 @@ models:
     assert (model.load_timeout_s, model.stall_timeout_s) == (60.0, 120.0)
     assert model.env == {"A": "yes", "B": "1", "C": "1:30", "D": ""}
     assert model.params == Params(
-        set={"temperature": 0.7, "stop": ["a", "b"], "seed": 1, "x": True, "y": "text"}, strip=("top_k",)
+        set={"temperature": 0.7, "stop": ["a", "b"], "seed": 1, "x": True, "y": "text", "z": {"a": {"b": 1}}},
+        strip=("top_k",),
     )
     settings = model.settings
     assert settings.path == Path("/etc/swapd/sub/q.gguf")
