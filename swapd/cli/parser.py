@@ -40,6 +40,10 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     check = _add(commands, "check", "local:check", "say what is wrong with a configuration and its models' files")
     check.add_argument("file", metavar="FILE", type=Path)
 
+    importing = _add(commands, "import", "importing:import_file", "turn a llama-swap configuration into swapd's")
+    importing.add_argument("file", metavar="llama-swap.yaml", type=Path)
+    importing.add_argument("-o", "--output", metavar="FILE", type=Path, help="a new file; else the standard output")
+
     estimate = _add(commands, "estimate", "estimate:estimate", "say how much memory a model takes, before it runs")
     estimate.add_argument("models", metavar="MODEL|FILE.gguf", nargs="+", help="a configured model, or a model's file")
     estimate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
