@@ -109,7 +109,9 @@ class _Import:
                 "must list your GPUs."
             )
             if "llama_server" in self.backends:
-                said += " With `backend: llama_server`\nin `defaults` they are run by llama-server itself, with the same keys."
+                said += (
+                    "\nWith `backend: llama_server` in `defaults` llama-server itself runs them, with the same keys."
+                )
         return [*emit.comment(said), *self._comments(1, first - 1, 0), ""]
 
     def _comments(self, first: int, last: int, indent: int) -> list[str]:
