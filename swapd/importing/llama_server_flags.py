@@ -196,9 +196,9 @@ def _take(found: Translated, flag: str, value: str) -> None:
     try:
         taken = read(value)
     except (ValueError, KeyError) as error:
-        if key == "n_ctx":
+        if key == "n_ctx" and value.lstrip("-").isdigit():
             found.remarks.append(f"{flag} {value} is left out: {error}")
-        elif not (key == "max_tokens" or key == "seed"):
+        else:
             found.foreign.append(flag)
         return
     if key in ("max_tokens", "seed") and taken < 0:

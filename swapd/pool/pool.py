@@ -376,7 +376,10 @@ class Pool:
     async def configure(self, config: Config) -> None:
         """Put a file's valid configuration in force, with the profile that is, if the file still has it."""
         async with self._configuring:
-            await self._put_in_force(config, self.config().profile)
+            profile = self.config().profile
+            if profile is not None and profile not in config.profiles:
+                log.warning("the profile in force is gone from the configuration", profile=profile)
+            await self._put_in_force(config, profile)
             self._config_error, self._config_loaded_s = None, self._loop.time()
 
     async def switch_profile(self, name: str | None) -> None:
