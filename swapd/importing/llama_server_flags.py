@@ -43,7 +43,7 @@ def _layers(text: str) -> int | str:
 
 
 def _switch(text: str) -> bool | str:
-    return {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False, "auto": "auto"}[text]
+    return text if text == "auto" else text in ("on", "1", "true")
 
 
 def _context(text: str) -> int:

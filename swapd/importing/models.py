@@ -63,7 +63,8 @@ class ModelImport:
 
     @property
     def names(self) -> list[str]:
-        return [self.id, *self.keys.get("aliases", ())]  # type: ignore[misc, list-item]
+        aliases = self.keys.get("aliases")
+        return [self.id, *(map(str, aliases) if isinstance(aliases, Mapping | list) else ())]
 
     def remark(self, message: str, line: int | None = None, key: str = "") -> None:
         where = f"models.{self.id}" + (f".{key}" if key else "")
