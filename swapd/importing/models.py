@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -300,9 +300,7 @@ def _joined(words: list[str]) -> str:
 def _params(model: ModelImport, entry: Entry | None, key: str, macros: Macros) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for name, each in entries(entry).items():
-        value = plain(each.node)
-        if isinstance(value, str):
-            value = macros.expanded(value)
+        value = _expanded(plain(each.node), macros)
         if name in _FIXED_PARAMS or value is None or (isinstance(value, list) and _mixed(value)):
             model.remark(f"{name} is not carried: swapd cannot set it so", each.line, key)
         else:
@@ -310,7 +308,21 @@ def _params(model: ModelImport, entry: Entry | None, key: str, macros: Macros) -
     return found
 
 
-def _mixed(values: list[object]) -> bool:
+def _expanded(value: Value, macros: Macros) -> Value:
+    """A value with its macros replaced; one that is nothing but a macro has the type of what stands for it."""
+    match value:
+        case str():
+            text_now = macros.expanded(value)
+            return plain(Scalar(1, text_now, plain=True)) if re.fullmatch(r"\$\{[^{}]+\}", value) else text_now
+        case Mapping():
+            return {name: _expanded(each, macros) for name, each in value.items()}
+        case list():
+            return [_expanded(each, macros) for each in value]
+        case _:
+            return value
+
+
+def _mixed(values: Sequence[Value]) -> bool:
     return not all(isinstance(value, str) for value in values)
 
 
