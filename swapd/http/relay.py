@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -317,6 +317,8 @@ class _Exchange:
         await self._stop_comments()
         if status != web.HTTPOk.status_code and not self.client.committed:
             await self.client.open(status, {"Content-Type": self.stream_type})
+        # The answer begins here, and with it the request's other ways end: what they hold of it may be large.
+        self.outgoing = replace(self.outgoing, elsewhere=None)
         self._events = True
 
     async def _stop_comments(self) -> None:
