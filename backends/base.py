@@ -12,6 +12,11 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 
+from backends.address import UrlAddress, WorkerAddress
+
+FIRST_TOKEN_TIMEOUT_S = 600.0
+"""Long prompts on slow machines take minutes, and a whole answer begins with its end."""
+
 
 class InvalidModelError(Exception):
     """The model's file or settings can never be served as they are; the message says why and what would help."""
@@ -88,10 +93,18 @@ class Capabilities:
     completions: bool = True
     embeddings: bool = False
     rerank: bool = False
+    tools: bool = False
+    """Chats may offer tools."""
     vision: bool = False
     """Chats may hold images."""
     audio: bool = False
     """Chats may hold sound."""
+    transcriptions: bool = False
+    """`/v1/audio/transcriptions` and `/v1/audio/translations`."""
+    speech: bool = False
+    """`/v1/audio/speech`."""
+    images: bool = False
+    """`/v1/images/generations`, `/v1/images/edits` and `/v1/images/variations`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,19 @@ class Inspection:
     """Blocks, from the first, whose experts the settings keep in RAM; None leaves it to placement."""
     maps_weights: bool = False
     """Weights in RAM are pages of the mapped file, none of them copied for faster kernels."""
+    elsewhere: bool = False
+    """It is served by a server elsewhere, which the backend describes as a `Peer`: nothing is started or held here."""
+    reports_usage: bool = True
+    """Workers tell of their progress and of tokens on the control channel. Else both are seen in their answers."""
+    first_token_timeout_s: float = FIRST_TOKEN_TIMEOUT_S
+    """Of workers that do not report: how long they may be silent while a request's answer has not begun."""
+    places_itself: bool = False
+    """The engine takes memory by its own rules: `declared_bytes` stands for the footprint, which has nothing."""
+    declared_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Of an engine that places itself: what it takes on each device. Empty: that is not known, and it may use all of
+    `devices`, or all GPUs, and RAM."""
+    wants_port: bool = False
+    """Its worker listens on the order's `port`."""
     shares_weights: bool = False
     """So they are, and which tensors are in RAM follows from the files and the placement alone: workers of the same
     files and placement share their pages."""
@@ -147,7 +173,8 @@ class LaunchOrder:
 
     model_id: str
     socket_path: Path
-    """The worker listens here. Its directory exists and is private to the daemon's user."""
+    """The worker listens here, unless its `LaunchSpec` says where else. Its directory exists and is private to the
+    daemon's user."""
     control_fd: int
     """Inherited by the worker: see `backends.control`."""
     offload: Offload
@@ -157,6 +184,8 @@ class LaunchOrder:
     """A worker of this file and these settings has been ready before: it need not be shown again that one can be."""
     env: Mapping[str, str] = field(default_factory=dict)
     """The model's own `env` settings, already checked."""
+    port: int = 0
+    """A free port of 127.0.0.1, for a worker that cannot listen on a Unix socket. 0: none was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +194,21 @@ class LaunchSpec:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    address: WorkerAddress | None = None
+    """Where the worker listens; None is the order's `socket_path`."""
+    end_s: float = 0.0
+    """How long the process may take to end what it has started, once its control channel is closed. It must not be
+    killed before: what it has started would live on. 0: there is nothing but its process group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server elsewhere that stands for a worker."""
+
+    address: UrlAddress
+    health_path: str | None
+    """What a GET says about its health, as a path below the address's; None: that it takes connections is enough."""
+    connect_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +279,11 @@ class Backend(Protocol):
 
     def launch(self, settings: Any, order: LaunchOrder) -> LaunchSpec:
         """Describe the worker process. Pure but for reading the daemon's own environment."""
+        ...
+
+    def peer(self, settings: Any) -> Peer:
+        """Describe the server elsewhere. Reads its key. Only asked, in place of `launch`, of models whose inspections
+        say `elsewhere`. Raises `InvalidModelError`."""
         ...
 
     def spare(self, control_fd: int) -> LaunchSpec:

@@ -25,9 +25,9 @@ class FailureKind(Enum):
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """The load moved. `progress` runs from 0 to 1."""
+    """The load moved. `progress` runs from 0 to 1; None where only that it goes on is known."""
 
-    progress: float
+    progress: float | None = None
 
 
 class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):

@@ -49,6 +49,12 @@ class BadRequestError(SwapdError):
     type = "invalid_request_error"
 
 
+class PreviousResponseNotFoundError(BadRequestError):
+    """A request goes on from a response that is not stored for its client."""
+
+    code = "previous_response_not_found"
+
+
 class UnsupportedEndpointError(SwapdError):
     """The model is of another kind than this endpoint's."""
 
@@ -171,6 +177,22 @@ class WorkerFailedError(SwapdError):
     status = 502
     type = "server_error"
     code = "worker_failed"
+
+
+class UpstreamRefusedError(SwapdError):
+    """A server elsewhere did not accept swapd as its client; what it said is not for ours."""
+
+    status = 502
+    type = "server_error"
+    code = "upstream_refused"
+
+
+class UpstreamTimeoutError(SwapdError):
+    """A server elsewhere was silent for longer than it may be."""
+
+    status = 504
+    type = "timeout_error"
+    code = "upstream_timeout"
 
 
 class QueueTimeoutError(SwapdError):

@@ -179,6 +179,11 @@ def _devices(
 ) -> tuple[DeviceEstimate, ...]:
     """The placement's bytes again, by what they are for; each byte once, also where devices share a memory."""
     assert spec.costs is not None
+    if spec.fixed is not None:
+        return tuple(
+            DeviceEstimate(name=name, other_bytes=size_bytes, total_bytes=size_bytes, budget_bytes=budgets.get(name, 0))
+            for name, size_bytes in laid_out.device_bytes.items()
+        )
     by_rows = spec.split_mode is SplitMode.ROW
     layout = Layout(laid_out.devices, laid_out.tensor_split, laid_out.n_cpu_moe, by_rows)
     corrected = parts(spec.costs, layout)

@@ -8,7 +8,6 @@ facts (embeddings, sequences, context), the rules here are those of `backends.ll
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import ClassVar
 
 import msgspec
 
+from backends.architectures import RECURRENT
 from backends.base import (
-    Capabilities,
     Inspection,
-    InvalidModelError,
     LaunchOrder,
     LaunchSpec,
     Offload,
@@ -28,34 +26,25 @@ from backends.base import (
     Settings,
     encode_path,
 )
-from backends.footprint import ContextPlan, Dimensions, are_mapped, dimensions, footprint, reserved_tokens
-from backends.gguf import GgufHeader, shard_paths
-from backends.gguf_cache import HeaderCache
-from backends.gguf_format import FILE_TYPES, MAX_SHARDS, TENSOR_TYPES_BY_NAME
+from backends.environment import worker_environment
+from backends.footprint import ContextPlan, Dimensions, dimensions
+from backends.gguf import GgufHeader
+from backends.gguf_model import (
+    all_files,
+    check_is_model,
+    check_settings,
+    context,
+    inspection,
+    read_model,
+    task_of,
+)
+from backends.gguf_settings import Task
 from backends.llama_cpp import probing
-from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
-from backends.llama_cpp.engine.types import Task
 from backends.llama_cpp.program import PROGRAM, SPARE_FLAG
 from backends.llama_cpp.settings import LlamaCppSettings
-from backends.lora import check_adapter, with_adapters
-from backends.mmproj import Projector, read_projector, with_projector
-
-_POOLING_NONE = 0
-_POOLING_MEAN = 1
-_POOLING_RANK = 4
-_CLASSIFIERS = frozenset(("cls.weight", "cls.output.weight"))
-_SHARD_NAME = re.compile(r"-00001-of-(\d{5})\.gguf$")
-_HEADERS = HeaderCache()
 
 SPARE_BYTES = 48 * 1024 * 1024
 """RAM of a worker that waits for its model."""
-
-_PASSED_ENV = frozenset(("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "TZ"))
-_PASSED_ENV_PREFIXES = (
-    "LC_", "XDG_", "OMP_", "OPENBLAS_",
-    "CUDA_", "HIP_", "ROCR_", "HSA_", "GGML_VK_", "VK_", "MESA", "ONEAPI_", "ZE_",
-)  # fmt: skip
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 class LlamaCppBackend:
@@ -68,54 +57,21 @@ class LlamaCppBackend:
 
     def inspect(self, settings: LlamaCppSettings) -> Inspection:
         """Read the header and judge it. Blocks on file reads only. Raises `InvalidModelError`."""
-        header = _HEADERS.read(model_files(settings))
+        header = read_model(settings)
         check_is_model(header)
         dims = dimensions(header)
         task = task_of(header, settings)
         check_settings(header, dims, settings)
         plan = context_plan(header, dims, settings, embeddings=task is not Task.GENERATE)
-        needs = with_adapters(footprint(header, dims, plan), read_adapters(header, settings), reserved_tokens(plan))
-        projector = read_mmproj(settings, task)
-        if projector is not None:
-            needs = with_projector(
-                needs,
-                projector,
-                offload=settings.mmproj_offload,
-                embedding_bytes=4 * min(settings.n_ctx, trained_context(header, dims)) * dims.n_embd,
-            )
-        if task is Task.GENERATE:
-            needs = replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes))
-        return Inspection(
-            footprint=needs,
-            slots=settings.n_parallel,
-            capabilities=Capabilities(
-                chat=task is Task.GENERATE,
-                completions=task is Task.GENERATE,
-                embeddings=task is Task.EMBED,
-                rerank=task is Task.RANK,
-                vision=projector is not None and projector.sees,
-                audio=projector is not None and projector.hears,
-            ),
-            n_ctx=min(settings.n_ctx, trained_context(header, dims)),
-            n_gpu_layers=_demanded_gpu_layers(settings, dims),
-            devices=settings.devices,
-            architecture=header.architecture,
-            description=describe(header, dims),
-            n_ctx_train=trained_context(header, dims),
-            tensor_split=settings.tensor_split,
-            split_mode=settings.split_mode,
-            main_gpu=None if settings.main_gpu == "auto" else settings.main_gpu,
-            n_cpu_moe=None if settings.n_cpu_moe == "auto" else settings.n_cpu_moe,
-            maps_weights=are_mapped(header, plan),
-            # Adapters and projectors are read into memory of the worker's own; overrides choose tensors by patterns.
-            shares_weights=are_mapped(header, plan)
-            and not (settings.lora or settings.mmproj or settings.override_tensor),
-        )
+        found = inspection(header, dims, settings, task, plan, slots=settings.n_parallel)
+        if task is not Task.GENERATE:
+            return found
+        needs = found.footprint
+        return replace(found, footprint=replace(needs, cache_ram_bytes=settings.cache_ram_bytes(needs.kv_bytes)))
 
     def files(self, settings: LlamaCppSettings) -> tuple[Path, ...]:
-        """The model's files, by name alone: all shards if it is that of a first shard, adapters and projector."""
-        mmproj = (settings.mmproj,) if settings.mmproj is not None else ()
-        return (*model_files(settings), *(lora.path for lora in settings.lora), *mmproj)
+        """The model's files, by name alone."""
+        return all_files(settings)
 
     def launch(self, settings: LlamaCppSettings, order: LaunchOrder) -> LaunchSpec:
         """The worker program with its settings on the command line."""
@@ -162,190 +118,18 @@ class LlamaCppBackend:
         return probing.read_devices(output)
 
 
-def model_files(settings: LlamaCppSettings) -> tuple[Path, ...]:
-    """The files of the model alone, by name."""
-    match = _SHARD_NAME.search(settings.path.name)
-    count = int(match[1]) if match else 1
-    return shard_paths(settings.path, 0, count) if 1 < count <= MAX_SHARDS else (settings.path,)
-
-
-def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> dict[str, str]:
-    """What a worker inherits: paths, locale and GPU settings of the daemon, then the model's own `env`.
-
-    Nothing that looks like a secret passes, nor llama.cpp's LLAMA_ARG_* defaults. A crash ends without the debugger
-    that ggml would attach for a backtrace.
-    """
-    passed = {
-        name: value
-        for name, value in daemon.items()
-        if (name in _PASSED_ENV or name.startswith(_PASSED_ENV_PREFIXES)) and not _SECRET.search(name)
-    }
-    return passed | {"GGML_NO_BACKTRACE": "1"} | dict(model)
-
-
-def check_is_model(header: GgufHeader) -> None:
-    """Raise `InvalidModelError` unless the file is a whole model that this llama.cpp can serve."""
-    path, architecture = header.path, header.architecture
-    kind = header.string("general.type")
-    if architecture == "clip" or kind == "mmproj":
-        raise InvalidModelError(
-            f"{path}: is the projector of a multimodal model; name the model's own file and this one under mmproj"
-        )
-    if kind in ("adapter", "imatrix"):
-        hint = " and list this one under lora" if kind == "adapter" else ""
-        raise InvalidModelError(f"{path}: is not a model but an {kind}; name the model's own file{hint}")
-    if not architecture:
-        raise InvalidModelError(f"{path}: names no architecture (general.architecture); it is not a model")
-    if architecture not in ARCHITECTURES:
-        raise InvalidModelError(
-            f"{path}: architecture {architecture[:60]!r} is unknown to this llama.cpp; "
-            "the model needs a newer llama-cpp-python, or the file is damaged"
-        )
-    if architecture in NOT_SERVED:
-        raise InvalidModelError(f"{path}: is {NOT_SERVED[architecture]} ({architecture}), which is not served")
-    if not header.tensors:
-        raise InvalidModelError(f"{path}: holds no tensors, only metadata; get the whole model")
-    if not header.length("tokenizer.ggml.tokens"):
-        raise InvalidModelError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens); get a complete model file")
-
-
-def read_adapters(header: GgufHeader, settings: LlamaCppSettings) -> tuple[GgufHeader, ...]:
-    """The headers of the settings' LoRA adapters. Raises `InvalidModelError` for one that does not suit the model."""
-    adapters = tuple(_HEADERS.read((lora.path,)) for lora in settings.lora)
-    for adapter in adapters:
-        check_adapter(adapter, header)
-    return adapters
-
-
-def read_mmproj(settings: LlamaCppSettings, task: Task) -> Projector | None:
-    """The settings' projector, if there is one. Raises `InvalidModelError` for one that cannot be used."""
-    if settings.mmproj is None:
-        return None
-    if task is not Task.GENERATE:
-        raise InvalidModelError(f"{settings.path}: is served for embeddings, which takes no images; leave out mmproj")
-    return read_projector(_HEADERS.read((settings.mmproj,)), image_max_tokens=settings.image_max_tokens)
-
-
-def task_of(header: GgufHeader, settings: LlamaCppSettings) -> Task:
-    """What the worker is for: the settings' word, else the file's.
-
-    Raises `InvalidModelError` for a file that cannot do it.
-    """
-    architecture = header.architecture
-    pooling = header.integer(f"{architecture}.pooling_type")
-    pools = pooling not in (None, _POOLING_NONE) or settings.pooling == "rank"
-    causal = header.metadata.get(f"{architecture}.attention.causal") is not False
-    embeddings = (pools or not causal) if settings.embeddings == "auto" else settings.embeddings
-    if not embeddings and architecture in WITHOUT_CACHE:
-        raise InvalidModelError(
-            f"{header.path}: a {architecture} model cannot generate text; `embeddings: true` serves its embeddings"
-        )
-    if not embeddings:
-        return Task.GENERATE
-    if settings.pooling != "rank" and (settings.pooling != "auto" or pooling != _POOLING_RANK):
-        return Task.EMBED
-    if _CLASSIFIERS.isdisjoint(tensor.name for tensor in header.tensors):
-        raise InvalidModelError(
-            f"{header.path}: cannot rerank: it has no classifier (cls.weight or cls.output.weight); "
-            "`pooling: mean` serves its embeddings"
-        )
-    return Task.RANK
-
-
-def check_settings(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings) -> None:
-    """Raise `InvalidModelError` for cache types the heads do not suit (llama-context.cpp llama_init_from_model)."""
-    if dims.latent and settings.type_k != settings.type_v:
-        raise InvalidModelError(
-            f"{header.path}: type_k {settings.type_k} and type_v {settings.type_v} differ, but the model keeps keys "
-            "and values as one (MLA); give both the same type"
-        )
-    if settings.flash_attn is False:
-        return
-    for key, kind, sizes in (
-        ("type_k", settings.type_k, {layer.key_length for layer in dims.layers}),
-        ("type_v", settings.type_v, {layer.value_length for layer in dims.layers}),
-    ):
-        block = TENSOR_TYPES_BY_NAME[kind].block_size
-        for head_size in sorted(sizes):
-            if head_size % block:
-                raise InvalidModelError(
-                    f"{header.path}: {key} {kind} needs heads in multiples of {block} elements, "
-                    f"the model's have {head_size}; use f16"
-                )
-
-
 def context_plan(header: GgufHeader, dims: Dimensions, settings: LlamaCppSettings, *, embeddings: bool) -> ContextPlan:
-    """How the worker will make its context.
-
-    Flash attention `auto` counts as on: llama.cpp turns it off only for grok and where a device has no kernel for it.
-    """
-    architecture = header.architecture
-    recurrent = architecture in RECURRENT
+    """How the worker will make its context."""
+    recurrent = header.architecture in RECURRENT
     wants_prefixes = settings.prefix_slots not in ("auto", 0)
     sliding_window = dims.window > 0 and not recurrent
     keeps_prefixes = not (recurrent or sliding_window) or (sliding_window and wants_prefixes)
     n_seq_max = settings.n_seq_max if keeps_prefixes else settings.n_parallel
-    n_batch, n_ubatch = max(settings.n_batch, settings.n_parallel), settings.n_ubatch
-    n_outputs_max = n_seq_max + (settings.draft_rows if keeps_prefixes else 0)
-    if embeddings:
-        n_batch = n_ubatch = n_outputs_max = settings.embedding_batch
-        n_seq_max = settings.embedding_sequences
-    return ContextPlan(
-        n_ctx=settings.n_ctx,
-        n_seq_max=n_seq_max,
-        n_outputs_max=n_outputs_max,
-        n_batch=n_batch,
-        n_ubatch=n_ubatch,
-        type_k=settings.type_k,
-        type_v=settings.type_v,
-        flash_attn=settings.flash_attn is not False and architecture != "grok",
+    return context(
+        header,
+        settings,
         embeddings=embeddings,
-        pools_mean=_pools_mean(header, settings),
-        causal=header.metadata.get(f"{architecture}.attention.causal") is not False,
+        n_seq_max=n_seq_max,
+        n_outputs_max=n_seq_max + (settings.draft_rows if keeps_prefixes else 0),
         swa_full=sliding_window and wants_prefixes,
-        use_extra_bufts=settings.use_extra_bufts,
-        use_mmap=settings.use_mmap,
-        host_patterns=settings.host_patterns,
-        has_cache=architecture not in WITHOUT_CACHE,
     )
-
-
-def _pools_mean(header: GgufHeader, settings: LlamaCppSettings) -> bool:
-    if settings.pooling != "auto":
-        return settings.pooling == "mean"
-    return header.integer(f"{header.architecture}.pooling_type") in (None, _POOLING_NONE, _POOLING_MEAN)
-
-
-def trained_context(header: GgufHeader, dims: Dimensions) -> int:
-    """Tokens the model was trained for, or what its own rope scaling stretches the original context to."""
-    prefix = f"{header.architecture}.rope.scaling"
-    factor = header.metadata.get(f"{prefix}.factor")
-    original = header.integer(f"{prefix}.original_context_length")
-    if not isinstance(factor, float) or original is None or not 1.0 <= factor <= 65536.0:
-        return dims.n_ctx_train
-    return max(dims.n_ctx_train, int(factor * original))
-
-
-def describe(header: GgufHeader, dims: Dimensions) -> str:
-    """A line like "llama 135M Q4_1, 30 layers, trained for 8,192 tokens"."""
-    parameters = sum(tensor.elements for tensor in header.tensors)
-    kind = FILE_TYPES.get(header.integer("general.file_type") or 0) if "general.file_type" in header.metadata else None
-    layers = "1 layer" if dims.n_layer == 1 else f"{dims.n_layer} layers"
-    named = " ".join(filter(None, (header.architecture, _human_count(parameters), kind)))
-    return f"{named}, {layers}, trained for {dims.n_ctx_train:,} tokens"
-
-
-def _human_count(number: int) -> str:
-    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            value = number / size
-            return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
-    return str(number)
-
-
-def _demanded_gpu_layers(settings: LlamaCppSettings, dims: Dimensions) -> int | None:
-    """Layers as llama.cpp counts them, the output layer being one; None when placement decides."""
-    if settings.n_gpu_layers == "auto":
-        return None
-    everything = dims.n_layer + 1
-    return everything if settings.n_gpu_layers == "all" else min(settings.n_gpu_layers, everything)

@@ -5,7 +5,7 @@ Owns the order of a stream's events. Pure: outputs in, bytes out. Must never loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -35,6 +35,10 @@ class PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of a whole HTTP request, all prompts and choices together."""
 
@@ -42,6 +46,8 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
+    """Where there was any reasoning."""
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -49,6 +55,8 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatMessage
     finish_reason: str | None
     logprobs: ChatLogprobs | None = None
+    stop_reason: str | UnsetType = UNSET
+    """vLLM's field: the stop string that ended it, if one did."""
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -56,6 +64,7 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     delta: Delta
     finish_reason: str | None = None
     logprobs: ChatLogprobs | None = None
+    stop_reason: str | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -117,12 +126,14 @@ class Tally:
         self.cached_tokens += ended.cached_tokens
         self.completion_tokens += ended.completion_tokens
 
-    def usage(self) -> Usage:
+    def usage(self, readers: Iterable[ChoiceReader]) -> Usage:
+        reasoning_tokens = sum(reader.reasoning_tokens for reader in readers)
         return Usage(
             self.prompt_tokens,
             self.completion_tokens,
             self.prompt_tokens + self.completion_tokens,
             PromptDetails(self.cached_tokens),
+            CompletionDetails(reasoning_tokens) if reasoning_tokens else UNSET,
         )
 
 
@@ -179,10 +190,11 @@ class Stream:
             logprobs = text_logprobs(piece.logprobs) if piece.logprobs else None
             return [self._event(TextChoice(index, piece.text, finish, logprobs))] if piece.text or finish else []
         reader = self._readers[index]
-        deltas = reader.deltas(piece.text, last=piece.finish is not None)
+        deltas = reader.deltas(piece.text, piece.tokens, last=piece.finish is not None)
         choices = [ChatChunkChoice(index, delta) for delta in deltas]
         if piece.finish:
-            choices.append(ChatChunkChoice(index, Delta(), reader.finish_reason(piece.finish)))
+            finish = reader.finish_reason(piece.finish)
+            choices.append(ChatChunkChoice(index, Delta(), finish, stop_reason=piece.stopped_by or UNSET))
         if piece.logprobs or index in self._untold:
             self._tell(index, piece, choices)
         return [self._event(choice) for choice in choices]
@@ -205,7 +217,8 @@ class Stream:
             return []
         events = []
         if self.include_usage:
-            events.append(b"data: " + self.heading.answer((), self._tally.usage(), chunk=True) + b"\n\n")
+            usage = self._tally.usage(self._readers.values())
+            events.append(b"data: " + self.heading.answer((), usage, chunk=True) + b"\n\n")
         return [*events, DONE]
 
     def _event(self, choice: Choice) -> bytes:
@@ -227,6 +240,7 @@ class Whole:
     _texts: dict[int, list[str]] = field(default_factory=dict)
     _events: dict[int, list[Event]] = field(default_factory=dict)
     _finishes: dict[int, str] = field(default_factory=dict)
+    _stops: dict[int, str] = field(default_factory=dict)
     _logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     _open: set[str] = field(init=False)
     _readers: Mapping[int, ChoiceReader] = field(init=False)
@@ -259,24 +273,29 @@ class Whole:
         if reader is None:
             self._texts.setdefault(index, []).append(piece.text)
         else:
-            self._events.setdefault(index, []).extend(reader.read(piece.text, last=piece.finish is not None))
+            read = reader.read(piece.text, piece.tokens, last=piece.finish is not None)
+            self._events.setdefault(index, []).extend(read)
         if piece.logprobs:
             self._logprobs.setdefault(index, []).extend(piece.logprobs)
         if piece.finish:
             self._finishes[index] = reader.finish_reason(piece.finish) if reader else piece.finish.value
+        if piece.stopped_by:
+            self._stops[index] = piece.stopped_by
 
     def answer(self) -> bytes:
         """The whole answer as a JSON document."""
         assert self.finished
         indexes = range(len(self.first_index) * self.n)
-        return self.heading.answer([self._choice(index) for index in indexes], self._tally.usage(), chunk=False)
+        usage = self._tally.usage(self._readers.values())
+        return self.heading.answer([self._choice(index) for index in indexes], usage, chunk=False)
 
     def _choice(self, index: int) -> Choice:
         finish = self._finishes.get(index)
         entries = self._logprobs.get(index, ())
         if self.heading.dialect is Dialect.CHAT:
             message = whole_message(self._events.get(index, ()))
-            return ChatChoice(index, message, finish, chat_logprobs(entries) if self.logprobs else None)
+            logprobs = chat_logprobs(entries) if self.logprobs else None
+            return ChatChoice(index, message, finish, logprobs, self._stops.get(index, UNSET))
         text = "".join(self._texts.get(index, ()))
         return TextChoice(index, text, finish, text_logprobs(entries) if self.logprobs else None)
 

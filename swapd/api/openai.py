@@ -6,15 +6,16 @@ the worker, and fields not named here pass through. Pure: must never do I/O or k
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from swapd.api import native, size, strict_json
+from swapd.api.shapes import shaped
 from swapd.config.schema import Model
 from swapd.errors import BadRequestError
 from swapd.pool.lease import Ability, Sense
@@ -174,10 +175,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
 
 def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
     """Check a request's fields, wherever they come from. Raises as `read` does."""
-    try:
-        checked = msgspec.convert(fields, _SHAPES[endpoint][0])
-    except msgspec.ValidationError as exc:
-        raise _as_bad_request(str(exc)) from None
+    checked = shaped(fields, _SHAPES[endpoint][0])
     senses: dict[Sense, str] = {}
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
@@ -212,44 +210,33 @@ def rewrite(asked: Asked, model: Model) -> Rewritten:
 
 def models_document(models: Iterable[ListedModel], created: int) -> dict[str, Any]:
     """The answer to GET /v1/models. `created` is a Unix time in seconds."""
-    return {"object": "list", "data": [model_document(model, created) for model in models]}
+    data = [model_document(model, created) for model in models]
+    return {"object": "list", "data": data, "has_more": False}
 
 
 def model_document(model: ListedModel, created: int) -> dict[str, Any]:
-    """One model in OpenAI's shape, with its state, aliases, usable context in tokens and what it takes beside it.
+    """One model in OpenAI's shape and Anthropic's, with its state, aliases, usable context in tokens and abilities.
 
     A virtual one also says what it chooses from, and whom a request would go to now.
     """
     document: dict[str, Any] = {
         "id": model.id,
         "object": "model",
+        "type": "model",
+        "display_name": model.id,
         "created": created,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
         "owned_by": "swapd",
         "aliases": list(model.aliases),
         "state": model.state,
         "context_length": model.n_ctx or None,
+        "max_input_tokens": model.n_ctx or None,
         "input_modalities": list(model.input_modalities),
+        "capabilities": list(model.capabilities),
     }
     if model.virtual is not None:
         document["virtual"] = msgspec.to_builtins(model.virtual)
     return document
-
-
-_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(?P<field>\w+)`")
-
-
-def _as_bad_request(text: str) -> BadRequestError:
-    """msgspec's sentence (`Expected `int`, got `str` - at `$.n``) with its path as the parameter."""
-    match = _PATH.match(text)
-    assert match is not None
-    reason, path = match["reason"], (match["path"] or "").lstrip(".")
-    missing = _MISSING.search(reason)
-    if missing:
-        param = ".".join(part for part in (path, missing["field"]) if part)
-        return BadRequestError(f"{param}: this field is required", param=param)
-    reason = reason[:1].lower() + reason[1:]
-    return BadRequestError(f"{path}: {reason}" if path else reason, param=path or None)
 
 
 def _check_messages(messages: list[_Message]) -> None:

@@ -25,7 +25,10 @@ class Translation(Protocol):
     """The media type of streamed answers. Only an event stream is told anything while it waits."""
 
     def event(self, payload: bytes) -> bytes:
-        """One chunk of a streamed answer: the JSON of OpenAI's `data:` line, which is no error."""
+        """One chunk of a streamed answer: the JSON of OpenAI's `data:` line, which is no error.
+
+        Raises `ValueError` if it is no chunk.
+        """
         ...
 
     def end(self) -> bytes:

@@ -70,7 +70,9 @@ def verdicts(config: Config, text: str, backends: dict[str, Backend], machine: M
         keys: tuple[str, ...] = ("models", model.id)
         verdict = entry.spec.verdict
         if verdict is not None:
-            keys = (*keys, "path" if entry.inspection is None else "devices")
+            # A backend's first key names what it runs: a file, a program.
+            what = model.settings.__struct_fields__[0]
+            keys = (*keys, what if entry.inspection is None else "devices")
         else:
             verdict = placement.misfit(entry.spec, room)
         if verdict is not None:

@@ -41,7 +41,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     load_s: float
     source: str
-    """`daemon`, `trace` or `size`."""
+    """`daemon`, `trace`, `learned` or `size`."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +185,7 @@ def _print(report: Report) -> None:
 _SOURCES = {
     "daemon": "as the daemon has seen",
     "trace": "as the trace says",
+    "learned": "as was learned on this machine",
     "size": "guessed from its size",
 }
 

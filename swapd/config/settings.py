@@ -80,7 +80,7 @@ def read_setting(field: structs.FieldInfo, place: Place, base_dir: Path) -> Any:
             troubles.append(str(error))
             raise
 
-    plain = _measured(field.type, place) if isinstance(place.node, Scalar) else _builtins(place)
+    plain = _plain(field.type, place)
     try:
         return msgspec.convert(plain, field.type, strict=True, dec_hook=decode)
     except msgspec.ValidationError as error:
@@ -97,6 +97,19 @@ def read_setting(field: structs.FieldInfo, place: Place, base_dir: Path) -> Any:
 
 _PARSERS: Mapping[str, Callable[[str], float]] = {"bytes": parse_size, "seconds": parse_time}
 """By the unit that a backend's type declares (`backends.base.Size`, `Duration`)."""
+
+
+def _plain(kind: Any, place: Place) -> Any:
+    """The node as Python's own types, sizes and times as numbers where the type has a unit."""
+    info = inspect.type_info(kind)
+    if isinstance(info, inspect.DictType) and isinstance(place.node, MappingNode) and _unit(info.value_type):
+        inner = kind.__args__[1]
+        places = {
+            name: Place(f"{place.key}.{key_part(name)}", entry.line, entry.node)
+            for name, entry in place.node.entries.items()
+        }
+        return {name: _plain(inner, each) for name, each in places.items()}
+    return _measured(kind, place) if isinstance(place.node, Scalar) else _builtins(place)
 
 
 def _measured(kind: Any, place: Place) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from swapd.core.departures import serves
 from swapd.core.effects import Refusal, RefusalKind
-from swapd.core.ledger import LOADING_STATES, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import LOADING_STATES, Model, Worker
 from swapd.core.turns import reload_s, usual_service_s
 
 MAX_RETRY_AFTER_S = 60.0

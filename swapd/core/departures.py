@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from swapd.core.effects import Answer, Effect, Refusal, RefusalKind, Reject, ReportLoad, Sample, Stop, Tell
 from swapd.core.events import WorkerExited
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.placement import MIB, place
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
 from swapd.core.spec import RAM, Placement
 
 STOP_GRACE_S = 5.0
@@ -135,7 +136,8 @@ def run_out(
     again = not model.ceilings
     if again:
         model.ceilings.update(_lower(worker.placement, event.device))
-        if place(model.spec, model.within(ledger.open_room(model))) is not None:
+        movable = model.spec.fixed is None
+        if movable and place(model.spec, model.within(ledger.open_room(model))) is not None:
             message = f"{model.id!r} is loaded once more, with less on {' and '.join(model.ceilings)}: {event.detail}"
             effects.append(Tell("memory_retry", model.id, message))
             return

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from swapd.core.departures import leave
 from swapd.core.effects import Answer, Effect, Sample, Tell
 from swapd.core.events import DevicesChanged, MemorySampled
-from swapd.core.ledger import (
+from swapd.core.ledger import Ledger
+from swapd.core.records import (
     LEAVING_STATES,
     LOADING_STATES,
     SERVING_STATES,
@@ -19,7 +20,6 @@ from swapd.core.ledger import (
     Ask,
     Departure,
     Device,
-    Ledger,
     Settling,
     Worker,
 )

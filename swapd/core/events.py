@@ -72,9 +72,11 @@ class WorkerStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgressed:
-    """A load moved on, or micro-batches were finished."""
+    """A load moved on, micro-batches were finished, or a part of an answer came."""
 
     worker_id: int
+    began: str | None = None
+    """The running request whose answer has begun with it, if one has and that is how progress is seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from swapd.core.ledger import Model
-from swapd.core.requests import Request
+from swapd.core.records import Model
+from swapd.core.requests import Request, rank
 
 AGEING_S = 30.0
 """Seconds of waiting that lift a model by one priority class among models that wait for memory."""
@@ -36,8 +36,7 @@ def next_request(model: Model, now_s: float) -> Request:
         oldest = next(iter(model.waiting.values()))
         if now_s - oldest.arrived_at_s >= AGED_S:
             return oldest
-    heads = (account.head() for account in model.shares.active.values() if account.waiting)
-    return min(heads, key=lambda request: _rank(request, _level(request)))
+    return model.shares.first()
 
 
 def in_order(model: Model) -> Iterator[Request]:
@@ -50,26 +49,17 @@ def in_order(model: Model) -> Iterator[Request]:
         line = account.in_line()
         first = next(line, None)
         if first is not None:
-            heap.append((_rank(first, account.level), first, line))
+            heap.append((rank(first, account.level), first, line))
     heapq.heapify(heap)
     while heap:
-        rank, request, line = heap[0]
+        (_, level, _, _), request, line = heap[0]
         yield request
         following = next(line, None)
         if following is None:
             heapq.heappop(heap)
         else:
-            level = rank[1] + request.estimated_tokens / request.weight
-            heapq.heapreplace(heap, (_rank(following, level), following, line))
-
-
-def _rank(request: Request, level: float) -> tuple[int, float, float, str]:
-    return (-request.priority, level, request.arrived_at_s, request.id)
-
-
-def _level(request: Request) -> float:
-    assert request.account is not None
-    return request.account.level
+            level += request.estimated_tokens / request.weight
+            heapq.heapreplace(heap, (rank(following, level), following, line))
 
 
 def note_seen(model: Model, client: str, now_s: float) -> None:

@@ -1,6 +1,7 @@
 """Who holds which bytes on which device, who waits, who is served. One writer: `swapd.core.scheduler.step`.
 
-Owns the records and their invariants (`check`). Holds no policy: it never decides who should leave or load.
+Owns what holds between its records, and the invariants (`check`). Holds no policy: it never decides who should leave or
+load.
 """
 
 from __future__ import annotations
@@ -9,200 +10,20 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from swapd.core.demand import Demand
-from swapd.core.lifecycle import Cause, WorkerState, after
+from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.pages import Pages, held_bytes, pages_of
-from swapd.core.requests import Request, Shares
-from swapd.core.spec import RAM, DeviceSpec, ModelSpec, Placement, Room, shared_memories
-
-WATCH_EVERY_S = 2.0
-"""How often a device is asked for its free memory while a model waits for room; an older sample loads nothing."""
-
-SAMPLE_PATIENCE_S = 3.0
-"""How long a load waits for a device to answer."""
-
-SLOW_METER = 5
-"""How many times as long both are with a device whose meter is costly."""
-
-LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
-SERVING_STATES = frozenset({WorkerState.READY, WorkerState.DRAINING})
-LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """Why a worker leaves. `for_model` names the model it makes room for, if it does."""
-
-    reason: str
-    for_model: str | None = None
-    deadline_s: float | None = None
-    """When its running requests are cut; None waits for them."""
-
-    @property
-    def is_eviction(self) -> bool:
-        return self.for_model is not None
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One process, from the moment its memory is reserved until it is reaped."""
-
-    id: int
-    spec: ModelSpec
-    placement: Placement
-    portable: bool
-    state: WorkerState
-    launched_at_s: float
-    last_progress_s: float
-    ready_at_s: float | None = None
-    idle_since_s: float = 0.0
-    departure: Departure | None = None
-    #: Of its bytes in RAM those that it shares with other workers of the same files.
-    pages: Pages | None = None
-    #: Requests it runs, in the order of their grants. Never more than `spec.slots`.
-    running: dict[str, Request] = field(default_factory=dict)
-
-    @property
-    def model_id(self) -> str:
-        return self.spec.id
-
-    def move(self, cause: Cause) -> None:
-        self.state = after(self.state, cause)
-
-
-@dataclass(frozen=True, slots=True)
-class Settling:
-    """Bytes of a worker that has gone, still charged until the device is seen to have them back."""
-
-    device: str
-    size_bytes: int
-    free_before_bytes: int | None
-    """Free memory as last seen before the process went; None if it was never seen."""
-    until_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    at_s: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A person's wish to load or unload, and since when."""
-
-    id: str
-    asked_at_s: float
-
-
-@dataclass(slots=True, eq=False)
-class Model:
-    """One entry of the list: its queue and what was learned of it."""
-
-    spec: ModelSpec
-    known_since_s: float
-    #: Waiting requests in order of arrival.
-    waiting: dict[str, Request] = field(default_factory=dict)
-    load_asks: list[Ask] = field(default_factory=list)
-    unload_asks: list[Ask] = field(default_factory=list)
-    #: A pinned model that a person unloaded stays away until it is asked for again.
-    pin_lifted: bool = False
-    #: Where its next worker will go, once those who make room have left. Others may not take that room.
-    claim: Placement | None = None
-    #: Where its last load ran out of memory: the most that the next one may take there.
-    ceilings: dict[str, int] = field(default_factory=dict)
-    #: Why it can never be served, learned from a worker. The file's own verdict is in the spec.
-    verdict: str | None = None
-    failures: int = 0
-    #: Workers from this one on were launched after its last failure.
-    first_since_failure: int = 0
-    retry_at_s: float | None = None
-    last_error: str | None = None
-    portable: bool = False
-    shares: Shares = field(default_factory=Shares)
-    #: When each client's last request ended.
-    last_seen_s: dict[str, float] = field(default_factory=dict)
-    last_used_s: float | None = None
-    loads: int = 0
-    load_s: float | None = None
-    #: A running mean over its loads.
-    usual_load_s: float | None = None
-    demand: Demand = field(default_factory=Demand)
-    service_s: float | None = None
-    last_eviction: Eviction | None = None
-    #: Why it never fits, with what that was worked out from.
-    misfit: tuple[Hashable, str | None] | None = None
-
-    @property
-    def id(self) -> str:
-        return self.spec.id
-
-    def within(self, room: Room) -> Room:
-        """Of a room, what this model may take under its ceilings."""
-        free = {name: min(size, self.ceilings.get(name, size)) for name, size in room.free_bytes.items()}
-        return Room(free, room.shares)
-
-
-@dataclass(slots=True, eq=False)
-class Device:
-    spec: DeviceSpec
-    #: As last read, and when that was.
-    free_bytes: int | None = None
-    sampled_at_s: float | None = None
-    #: When it was last asked, and since when it has not answered.
-    asked_at_s: float | None = None
-    silent_since_s: float | None = None
-    #: What is neither free nor swapd's: the desktop, a game, another server.
-    others_bytes: int = 0
-    #: Handed over to somebody: nothing is placed on it, and who is on it leaves.
-    paused: bool = False
-    pause_asks: list[Ask] = field(default_factory=list)
-    #: What was charged when the budget was cut below it; shrinks as workers leave, and never grows.
-    tolerated_bytes: int = 0
-
-    def is_fresh(self, now_s: float) -> bool:
-        """Whether its sample is good enough to load something by. One that does not answer is not waited for."""
-        if not self.spec.metered or self.paused:
-            return True
-        if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S * self.slowness:
-            return True
-        return self.sampled_at_s is not None and now_s - self.sampled_at_s <= WATCH_EVERY_S * self.slowness
-
-    @property
-    def slowness(self) -> int:
-        return SLOW_METER if self.spec.slow_meter else 1
-
-    @property
-    def within_others_bytes(self) -> int:
-        """The budget, or what others and the reserve leave of the device if that is less."""
-        left_bytes = self.spec.total_bytes - self.spec.reserve_bytes - self.others_bytes
-        return min(self.spec.budget_bytes, left_bytes) if self.spec.metered else self.spec.budget_bytes
-
-    @property
-    def limit_bytes(self) -> int:
-        """What swapd may take of it now."""
-        return 0 if self.paused else self.within_others_bytes
-
-
-@dataclass(slots=True)
-class Spare:
-    """A process of one kind that was started without a model and waits for the next load; or none, for now."""
-
-    size_bytes: int
-    missing_since_s: float
-    is_up: bool = False
-    number: int = 0
-    #: Ends by itself since a load last took one.
-    failures: int = 0
-    retry_at_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Counters:
-    accepted: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
+from swapd.core.records import (
+    LEAVING_STATES,
+    SERVING_STATES,
+    Counters,
+    Device,
+    Model,
+    Settling,
+    Spare,
+    Worker,
+)
+from swapd.core.requests import Request
+from swapd.core.spec import RAM, ModelSpec, Placement, Room, shared_memories
 
 
 @dataclass(slots=True)
@@ -230,6 +51,8 @@ class Ledger:
     #: Whether some model wanted a worker, or one drained, when everything was last looked at.
     is_short: bool = False
     now_s: float = 0.0
+    #: Requests that the last step moved: into a queue, out of it, off a worker.
+    moved: list[Request] = field(default_factory=list)
     next_worker_id: int = 1
     spare_starts: int = 0
 
@@ -283,6 +106,11 @@ class Ledger:
         pinned = (worker.id for worker in self._pinned())
         return (*(device.spec for device in self.devices.values()), *pinned)
 
+    @property
+    def open_limits(self) -> Hashable:
+        """The same of `open_room`."""
+        return (*(device.others_bytes for device in self.devices.values()), self.limits)
+
     def open_room(self, model: Model) -> Room:
         """What this model could have if every other left that may be asked to, and paused devices were given back."""
         return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})
@@ -323,6 +151,7 @@ class Ledger:
         model = self.models[request.model_id]
         model.waiting[request.id] = self.waiting[request.id] = request
         model.shares.enter(request)
+        self.moved.append(request)
 
     def dequeue(self, request_id: str) -> None:
         """Take out a waiting request that is not granted."""
@@ -332,6 +161,7 @@ class Ledger:
     def _take_out(self, request: Request) -> Model:
         model = self.models[request.model_id]
         del self.waiting[request.id], model.waiting[request.id]
+        self.moved.append(request)
         return model
 
     def grant(self, request: Request, worker: Worker, now_s: float) -> None:
@@ -347,6 +177,7 @@ class Ledger:
         del self.running[request.id]
         worker = self.workers[request.worker_id]
         del worker.running[request.id]
+        self.moved.append(request)
         if not worker.running:
             worker.idle_since_s = now_s
         model = self.models.get(request.model_id)
@@ -388,14 +219,30 @@ class Ledger:
         for name, device in self.devices.items():
             device.tolerated_bytes = min(device.tolerated_bytes, self.charged_bytes(name))
 
+    # -- invariants: a breach is a defect of swapd, never an operating error -------------------------------------------
+
     def check(self) -> None:
-        """Assert every invariant. A breach is a defect of swapd, never an operating error."""
+        """Assert every invariant. Takes the longer the more waits; `swapd.core.audit` spreads that over steps."""
+        self.check_sums()
+        queued = {key for model in self.models.values() for key in model.waiting}
+        assert queued == set(self.waiting), "queues and waiting requests differ"
+        for model in self.models.values():
+            self.check_queue(model)
+
+    def check_sums(self) -> None:
+        """Memory, workers, what they run, and the counters: all that does not grow with what waits."""
         for name, device in self.devices.items():
             charged = self.charged_bytes(name) + (self.spare_bytes if name == RAM else 0)
             limit = max(device.spec.budget_bytes, device.tolerated_bytes)
             assert charged <= limit, f"{name}: {charged} bytes charged, {limit} allowed"
         self._check_workers()
-        self._check_requests()
+        granted = {key for worker in self.workers.values() for key in worker.running}
+        assert granted == set(self.running), "grants and running requests differ"
+        assert not self.waiting or not self.closing, "requests wait during the shutdown"
+        assert not self.waiting or self.timer_at_s is not None, "requests wait without a timer"
+        counters = self.counters
+        ended = counters.finished + counters.failed + counters.cancelled
+        assert counters.accepted == len(self.waiting) + len(self.running) + ended, "requests got lost"
 
     def _check_workers(self) -> None:
         staying = Counter(one.model_id for one in self.workers.values() if one.state not in LEAVING_STATES)
@@ -415,28 +262,43 @@ class Ledger:
             )
             for name in worker.placement.device_bytes:
                 assert name in self.devices, f"worker {worker.id} holds bytes on {name}, which is unknown"
+            if worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots:
+                assert not self.models[worker.model_id].waiting, (
+                    f"{worker.model_id} has requests waiting and worker {worker.id} a free slot"
+                )
 
-    def _check_requests(self) -> None:
-        granted = {key for worker in self.workers.values() for key in worker.running}
-        assert granted == set(self.running), "grants and running requests differ"
-        queued = {key for model in self.models.values() for key in model.waiting}
-        assert queued == set(self.waiting), "queues and waiting requests differ"
-        for model in self.models.values():
-            accounts = model.shares.active.values()
-            assert all(account.is_active for account in accounts), f"{model.id} counts a client that is away"
-            assert sum(account.waiting for account in accounts) == len(model.waiting), f"{model.id}: shares and queue"
-            if model.waiting or model.load_asks:
-                assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
-                assert not self.closing, f"{model.id} is waited for during the shutdown"
-            if not model.waiting:
-                assert model.shares.waiting_tokens == 0, f"{model.id} has tokens waiting and no request"
-                continue
-            for worker in self.workers_of(model.id):
-                free = worker.state is WorkerState.READY and len(worker.running) < worker.spec.slots
-                assert not free, f"{model.id} has requests waiting and worker {worker.id} a free slot"
-        counters = self.counters
-        ended = counters.finished + counters.failed + counters.cancelled
-        assert counters.accepted == len(self.waiting) + len(self.running) + ended, "requests got lost"
+    def check_queue(self, model: Model) -> None:
+        """One model's queue, its clients' accounts and their sums."""
+        shares, waiting = model.shares, model.waiting
+        for key, request in waiting.items():
+            assert self.waiting.get(key) is request, f"{model.id}: queues and waiting requests differ"
+        accounts = shares.active.values()
+        assert all(account.is_active for account in accounts), f"{model.id} counts a client that is away"
+        assert sum(account.waiting for account in accounts) == len(waiting), f"{model.id}: shares and queue"
+        tokens = sum(request.estimated_tokens for request in waiting.values())
+        assert shares.waiting_tokens == tokens, f"{model.id} has {tokens} tokens waiting, not {shares.waiting_tokens}"
+        since_us = sum(request.arrived_us for request in waiting.values())
+        assert shares.waiting_since_us == since_us, f"{model.id}: times of arrival and their sum"
+        if model.load_asks:
+            assert self.timer_at_s is not None, f"{model.id} is waited for without a timer"
+            assert not self.closing, f"{model.id} is waited for during the shutdown"
+
+    def check_request(self, request: Request) -> None:
+        """One that was moved is in one place or in none, and its client's account says the same."""
+        model, account = self.models.get(request.model_id), request.account
+        worker = self.workers.get(request.worker_id or 0)
+        waits, runs = self.waiting.get(request.id) is request, self.running.get(request.id) is request
+        assert account is not None
+        assert not (waits and runs), f"{request.id} waits and runs"
+        queued = model is not None and model.waiting.get(request.id) is request
+        assert waits == queued, f"{request.id}: queues and waiting requests differ"
+        assert runs == (worker is not None and request.id in worker.running), f"{request.id}: grants and running differ"
+        assert waits == (request.id in account.lines.get(request.priority, ())), f"{request.id}: shares and queue"
+        assert account.waiting == sum(map(len, account.lines.values())), (
+            f"{request.id}: its client's lines and their sum"
+        )
+        if model is not None and waits:
+            assert model.shares.active.get(request.client) is account, f"{request.id}: its client counts as away"
 
     def __repr__(self) -> str:
         states = ", ".join(f"{worker.model_id} {worker.state.value}" for worker in self.workers.values())

@@ -16,6 +16,9 @@ class WorkerState(Enum):
     STOPPING = "stopping"
     GONE = "gone"
 
+    # Asked of every worker again and again; an enumeration's own hash is worked out from the name each time.
+    __hash__ = object.__hash__
+
 
 MEANING = {
     WorkerState.LAUNCHING: "memory is reserved; the process is being started",

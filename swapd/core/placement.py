@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, combinations
 
 from swapd.core.fit import cut, longest_tail
+from swapd.core.fixed import has_all, lay_fixed
 from swapd.core.layout import Layout, gpu_compute_bytes, gpu_copy_bytes, gpu_weights, lay, layers_by_split, parts
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, Room, SplitMode
 
@@ -28,12 +29,17 @@ MAX_SUMS = 4
 MAX_TARGETED_GPUS = 4
 """With more GPUs than this, room is made on one of them or on all."""
 
+ELSEWHERE = Placement(device_bytes={}, n_gpu_layers=0, devices=(), why="elsewhere, without any memory here")
+"""Where all models are that a server elsewhere serves."""
+
 SETTLE_SHARE = 1 / 8
 """Of a model that can never be on GPUs as a whole: how much less than the best it may get to be loaded at once."""
 
 
 def place(spec: ModelSpec, room: Room) -> Placement | None:
     """The best way to put this model into what is free, or None if there is none."""
+    if spec.elsewhere:
+        return ELSEWHERE
     return _place(spec, tuple(sorted(room.free_bytes.items())), tuple(sorted(room.shares.items())))
 
 
@@ -43,6 +49,9 @@ def _place(
     spec: ModelSpec, free_bytes: tuple[tuple[str, int], ...], shares: tuple[tuple[str, str], ...]
 ) -> Placement | None:
     room = Room(dict(free_bytes), dict(shares))
+    if spec.fixed is not None:
+        found = _fixed(spec.fixed, room)
+        return found if fits(found.device_bytes, room.free_bytes) else None
     for layout, why in _ways(spec, room):
         found = _placement(spec, room, layout, why)
         if fits(found.device_bytes, room.free_bytes):
@@ -52,6 +61,10 @@ def _place(
 
 def preferred(spec: ModelSpec, room: Room) -> Placement:
     """How the model would be laid out if its first choice had all the room it wants: for people, when nothing fits."""
+    if spec.elsewhere:
+        return ELSEWHERE
+    if spec.fixed is not None:
+        return _fixed(spec.fixed, room)
     endless = Room(dict.fromkeys(room.free_bytes, 1 << 62) | {RAM: 1 << 62}, room.shares)
     layout, why = next(_ways(spec, endless))
     return _placement(spec, room, layout, why)
@@ -60,17 +73,29 @@ def preferred(spec: ModelSpec, room: Room) -> Placement:
 def good_enough(found: Placement, best: Placement, costs: LayerCosts) -> bool:
     """Whether to take what is free now, given the best that could be had if every other model left.
 
-    A model that could be on GPUs as a whole does not settle for less because another happens to be there.
+    A model that could be on GPUs as a whole does not settle for less because another happens to be there. One of which
+    it is not known what it takes waits until it is alone.
     """
+    if not has_all(found, best):
+        return False
     if found.left_bytes == 0:
         return True
     return best.left_bytes > 0 and found.left_bytes <= best.left_bytes + SETTLE_SHARE * costs.total_bytes
 
 
+def least_gpu_bytes(spec: ModelSpec, best: Placement) -> int:
+    """What any placement that is good enough beside this best one has on GPUs at least."""
+    costs = spec.costs
+    assert costs is not None
+    first = costs.layers - best.n_gpu_layers
+    held_bytes = sum(gpu_weights(costs, best.n_cpu_moe)[first:]) + sum(costs.layer_kv_bytes[first:])
+    return held_bytes if best.left_bytes == 0 else held_bytes - int(SETTLE_SHARE * costs.total_bytes)
+
+
 def targets(spec: ModelSpec, room: Room) -> list[tuple[str, ...]]:
     """Sets of GPUs on which this model could concentrate, when others are to leave for it. The last one is of all."""
     gpus = usable_gpus(spec, room)
-    if spec.tensor_split or spec.n_gpu_layers == 0 or not gpus:
+    if spec.fixed is not None or spec.tensor_split or spec.n_gpu_layers == 0 or not gpus:
         return [tuple(gpus)]
     if spec.split_mode is SplitMode.NONE:
         return [(gpu,) for gpu in gpus]
@@ -95,6 +120,11 @@ def _natural(name: str) -> tuple[str, int]:
     """CUDA2 before CUDA10."""
     number = re.search(r"\d+$", name)
     return (name[: number.start()], int(number[0])) if number else (name, -1)
+
+
+def _fixed(fixed: Mapping[str, int | None], room: Room) -> Placement:
+    sizes = lay_fixed(fixed, room)
+    return replace(sizes, why=f"{sizes.why}, {describe(sizes.device_bytes)}")
 
 
 # -- ways, best first -----------------------------------------------------------------------------------------------
@@ -313,6 +343,10 @@ def misfit(spec: ModelSpec, room: Room) -> str | None:
     """The sentence that says why no way of placing this model can ever fit these budgets, or None if one can."""
     if place(spec, room) is not None:
         return None
+    if spec.fixed is not None:
+        sizes = _sum(preferred(spec, room).device_bytes, room.free_bytes)
+        remedy = "Make it take less and say so in its memory, or raise memory.budget."
+        return f"model {spec.id!r} can never fit: {sizes}. {remedy}"
     sums = "; or ".join(_sums(spec, room)[:MAX_SUMS])
     return (
         f"model {spec.id!r} can never fit: {sums}. "

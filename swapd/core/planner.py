@@ -17,10 +17,11 @@ from swapd.core.admission import over_queue_bounds
 from swapd.core.departures import fail_load, leave, note_crash, refuse, refuse_all, reprieve, stop
 from swapd.core.devices import answer_pauses, ask_samples, device_deadlines, settle_overdue
 from swapd.core.effects import Answer, Effect, Grant, Refusal, RefusalKind, SetTimer, Tell
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import misfit
 from swapd.core.pressure import shrink_to_budgets, yield_to_others
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
 from swapd.core.room import (
     LeaveTimes,
     make_room,
@@ -54,6 +55,10 @@ def _plan_within(ledger: Ledger, scope: Iterable[Model], now_s: float, effects: 
         staying = ledger.staying(model.id)
         if any(worker.state is WorkerState.READY and not worker.running for worker in staying):
             return False
+        stuck_s = [at_s for worker in staying if (at_s := stuck_at_s(worker)) is not None]
+        if any(at_s <= now_s for at_s in stuck_s):
+            return False
+        deadlines += stuck_s
         if staying:
             continue
         if not model.waiting:
@@ -92,7 +97,7 @@ def _plan_all(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
     deadlines = [
         *device_deadlines(ledger, watched, now_s),
         *_deadlines(ledger, now_s),
-        next_room_s(ledger, needy, times, now_s),
+        next_room_s(ledger, needy, times),
     ]
     _set_timer(ledger, [at_s for at_s in deadlines if at_s is not None], now_s, effects)
 
@@ -109,9 +114,22 @@ def stuck_at_s(worker: Worker) -> float | None:
     """When a worker counts as stuck if it reports nothing until then; None while it has nothing to do."""
     if worker.state in LOADING_STATES:
         return worker.last_progress_s + worker.spec.load_timeout_s
-    if worker.running:
-        return worker.last_progress_s + worker.spec.stall_timeout_s
+    if worker.running and not worker.spec.elsewhere:
+        return worker.last_progress_s + _silence_s(worker)[0]
     return None
+
+
+def _silence_s(worker: Worker) -> tuple[float, str]:
+    """How long a worker that runs requests may show nothing, and the key that says so.
+
+    Reading a prompt is no progress that can be seen of a worker which does not report it.
+    """
+    spec = worker.spec
+    first_s = spec.first_token_timeout_s
+    reads = first_s is not None and not all(request.began for request in worker.running.values())
+    if first_s is not None and reads and first_s > spec.stall_timeout_s:
+        return first_s, "first_token_timeout"
+    return spec.stall_timeout_s, "stall_timeout"
 
 
 def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
@@ -128,9 +146,9 @@ def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
             if model is not None:
                 fail_load(ledger, model, RefusalKind.LOAD_TIMEOUT, message, now_s, effects)
         else:
+            silence_s, key = _silence_s(worker)
             message = (
-                f"the worker of model {worker.model_id!r} finished nothing for {worker.spec.stall_timeout_s:g} s "
-                "(stall_timeout) and was killed"
+                f"the worker of model {worker.model_id!r} finished nothing for {silence_s:g} s ({key}) and was killed"
             )
             note_crash(ledger, worker, message, now_s, effects)
         stop(ledger, worker, Departure("stuck"), now_s, effects, grace_s=0.0)

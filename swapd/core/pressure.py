@@ -11,9 +11,10 @@ from dataclasses import replace
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Tell
 from swapd.core.eviction import choose_victims
-from swapd.core.ledger import LOADING_STATES, Departure, Ledger
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import MIB
+from swapd.core.records import LOADING_STATES, Departure
 from swapd.core.turns import candidate
 
 YIELDED_RESERVE = 1 / 2

@@ -8,8 +8,9 @@ whose workers are full has events enough.
 
 from __future__ import annotations
 
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model, Worker
 
 EXPECTED_WITHIN_S = 60.0
 """A model that is likely to be asked for within so long keeps its place before another model's replica."""

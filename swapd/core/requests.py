@@ -1,12 +1,14 @@
 """One model's requests by client: who waits, who runs, and how many tokens each client has been served.
 
-Owns the sums behind fair sharing, not the policy (`fairness`). The ledger keeps them in step with its queues.
+Owns the sums behind fair sharing and the order of clients by them, not who may go before his turn (`fairness`). The
+ledger keeps them in step with its queues.
 The account is the virtual token counter of Sheng et al., OSDI 2024, algorithm 2: what runs is charged by an estimate,
 so that many requests of one client cannot all be granted before the first is counted, and put right once it is counted.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +24,9 @@ MAX_AWAY = 1024
 
 MAX_UNSETTLED = 1024
 """Ended requests whose tokens may still be counted."""
+
+MAX_VOID = 64
+"""Ranks that no longer hold, beyond as many as there are clients at work, before they are thrown out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,10 +44,25 @@ class Request:
     """How many tokens count as one on its client's account."""
     worker_id: int | None = None
     granted_at_s: float = 0.0
+    began: bool = False
+    """Its answer has. Only told of workers that do not report their progress themselves."""
     charge: float = 0.0
     """What its account is charged by the estimate, while it runs and is not counted yet."""
     account: Account | None = field(default=None, repr=False)
     """Its client's at its model, as that was when it came."""
+
+    @property
+    def arrived_us(self) -> int:
+        """In whole microseconds, so that sums of many stay exact."""
+        return round(self.arrived_at_s * 1e6)
+
+
+Rank = tuple[int, float, float, str]
+
+
+def rank(request: Request, level: float) -> Rank:
+    """The lowest goes first: by class, then its client's account, then arrival."""
+    return (-request.priority, level, request.arrived_at_s, request.id)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +77,8 @@ class Account:
     waiting: int = 0
     lines: dict[int, dict[str, Request]] = field(default_factory=dict)
     """Waiting requests by priority class, each in order of arrival. No line is empty."""
+    changes: int = 0
+    """Counts what may have moved it among the others."""
 
     @property
     def level(self) -> float:
@@ -70,6 +92,10 @@ class Account:
     def head(self) -> Request:
         """The earliest of its highest class, of an account with something waiting."""
         return next(iter(self.lines[max(self.lines)].values()))
+
+    def waits_since_s(self) -> float | None:
+        """When the earliest of what waits came."""
+        return min((next(iter(line.values())).arrived_at_s for line in self.lines.values()), default=None)
 
     def in_line(self) -> Iterator[Request]:
         """What waits, in the order in which it will be granted."""
@@ -100,9 +126,13 @@ class Shares:
     """By the id of a request that ended uncounted: its account, what that was charged, and the weight."""
     waiting_tokens: int = 0
     """Estimated, of all that waits."""
+    waiting_since_us: int = 0
+    """Summed times of arrival of all that waits."""
     answer_tokens: float | None = None
     """Running mean of what answers had; None before the first."""
     grants: int = 0
+    ranks: list[tuple[Rank, int, Account]] = field(default_factory=list)
+    """A heap of those with something waiting, by what they had at so many changes. Later ones make an entry void."""
 
     def estimate(self, prompt_tokens: int, answer_limit: int | None) -> int:
         """What a request will take: its prompt, and what answers usually have within the limit that it set."""
@@ -117,6 +147,24 @@ class Shares:
         request.account = account
         account.enter(request)
         self.waiting_tokens += request.estimated_tokens
+        self.waiting_since_us += request.arrived_us
+        self._rank(account)
+
+    def first(self) -> Request:
+        """What is next by the accounts, of a queue that is not empty."""
+        while True:
+            _, changes, account = self.ranks[0]
+            if changes == account.changes:
+                return account.head()
+            heapq.heappop(self.ranks)
+
+    def _rank(self, account: Account) -> None:
+        account.changes += 1
+        if account.waiting:
+            heapq.heappush(self.ranks, (rank(account.head(), account.level), account.changes, account))
+        if len(self.ranks) > MAX_VOID + 2 * len(self.active):
+            self.ranks = [one for one in self.ranks if one[1] == one[2].changes]
+            heapq.heapify(self.ranks)
 
     def _welcome(self, client: str) -> Account:
         """A client that comes, or comes back, starts level with the least served of those at work.
@@ -134,6 +182,7 @@ class Shares:
     def leave(self, request: Request) -> None:
         """A request waits no longer, and was not granted."""
         account = self._take_out(request)
+        self._rank(account)
         self._part(request.client, account)
 
     def start(self, request: Request) -> None:
@@ -143,6 +192,7 @@ class Shares:
         request.charge = request.estimated_tokens / request.weight
         account.charged += request.charge
         self.grants += 1
+        self._rank(account)
 
     def end(self, request: Request, *, refund: bool) -> None:
         """A running request ended. With `refund` it got nothing for what it was charged."""
@@ -155,6 +205,7 @@ class Shares:
             self.unsettled[request.id] = (account, request.charge, request.weight)
             if len(self.unsettled) > MAX_UNSETTLED:
                 del self.unsettled[next(iter(self.unsettled))]
+        self._rank(account)
         self._part(request.client, account)
 
     def count_answer(self, tokens: int) -> None:
@@ -168,6 +219,7 @@ class Shares:
         account.charged -= running.charge
         account.served += tokens / running.weight
         running.charge = 0.0
+        self._rank(account)
 
     def settle_late(self, request_id: str | None, client: str, tokens: int) -> None:
         """The tokens of one that has ended, or that nothing is known of, are counted."""
@@ -175,12 +227,14 @@ class Shares:
         account = account or self.active.get(client) or self.away.get(client)
         if account is not None:
             account.served += tokens / weight - charge
+            self._rank(account)
 
     def _take_out(self, request: Request) -> Account:
         account = request.account
         assert account is not None
         account.take_out(request)
         self.waiting_tokens -= request.estimated_tokens
+        self.waiting_since_us -= request.arrived_us
         return account
 
     def _part(self, client: str, account: Account) -> None:

@@ -8,15 +8,18 @@ back and that later models may not take, so a large model is not overtaken for e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 from swapd.core.departures import leave
 from swapd.core.effects import Effect, Launch, ReadAhead, StopReadAhead, Tell
 from swapd.core.eviction import Candidate, choose_victims, freed
 from swapd.core.fairness import aged_priority
-from swapd.core.ledger import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.pages import needed_bytes, pages_of
 from swapd.core.placement import describe, fits, good_enough, place, shortage, targets, usable_gpus
+from swapd.core.reach import Reach
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Model, Worker
 from swapd.core.replicas import may_leave, wants_replica
 from swapd.core.spares import take_spare
 from swapd.core.spec import RAM, Placement
@@ -41,6 +44,8 @@ def wants_worker(ledger: Ledger, model: Model, now_s: float) -> bool:
 
 def looks_at(ledger: Ledger, model: Model) -> list[str]:
     """The devices that this model may be placed on. A GPU that it has no use for is not woken for it."""
+    if model.spec.elsewhere:
+        return []
     gpus = (
         [] if model.spec.n_gpu_layers == 0 else usable_gpus(model.spec, ledger.room(dict.fromkeys(ledger.devices, 0)))
     )
@@ -63,12 +68,21 @@ def watched_devices(ledger: Ledger, needy: Iterable[Model]) -> set[str]:
 
 
 class LeaveTimes:
-    """When each worker may be asked to leave for each model: worked out once for one plan."""
+    """When each worker may be asked to leave for each model: worked out once for one plan, for those that ask."""
 
     def __init__(self, ledger: Ledger, now_s: float) -> None:
         self._ledger = ledger
         self._now_s = now_s
         self._known: dict[Model, list[tuple[Worker, float]]] = {}
+        self._reach: Reach | None = None
+        #: Models that nobody's leaving can help now, and when that may change by itself.
+        self.passed_over: dict[Model, float] = {}
+
+    @property
+    def reach(self) -> Reach:
+        if self._reach is None:
+            self._reach = Reach(self._ledger, self._now_s)
+        return self._reach
 
     def of(self, waiter: Model) -> list[tuple[Worker, float]]:
         """Those that may be at some time. One that is not after now means now."""
@@ -80,6 +94,14 @@ class LeaveTimes:
     def forget(self) -> None:
         """Somebody was launched or asked to leave."""
         self._known.clear()
+        self._reach = None
+
+    def next_s(self, waiter: Model) -> float | None:
+        """When to look again whether somebody may be asked to leave for this model, who may not now."""
+        if waiter in self.passed_over:
+            at_s = self.passed_over[waiter]
+            return at_s if at_s < inf else None
+        return min((at_s for _, at_s in self.of(waiter) if at_s > self._now_s), default=None)
 
 
 def in_order(ledger: Ledger, now_s: float) -> list[Model]:
@@ -108,8 +130,14 @@ def make_room(ledger: Ledger, times: LeaveTimes, now_s: float, effects: list[Eff
         soon = {name: size_bytes - claimed[name] for name, size_bytes in coming.items()}
         free = {name: min(there[name], soon[name]) for name in there}
         if not stale or stale.isdisjoint(looks_at(ledger, model)):
+            best = _best(ledger, model, times.reach)
+            opens_s = times.reach.opens_s(model, best, soon)
+            if best is None or opens_s > now_s:
+                model.claim = None
+                times.passed_over[model] = opens_s
+                continue
             done = len(effects)
-            model.claim = _help(ledger, model, free, soon, times, now_s, effects)
+            model.claim = _help(ledger, model, best, free, soon, times, now_s, effects)
             if len(effects) > done:
                 there, coming = _there_and_coming(ledger)
                 times.forget()
@@ -135,6 +163,7 @@ def read_ahead(ledger: Ledger, effects: list[Effect]) -> None:
 def _help(
     ledger: Ledger,
     model: Model,
+    best: Placement,
     free: Mapping[str, int],
     soon: Mapping[str, int],
     times: LeaveTimes,
@@ -142,9 +171,6 @@ def _help(
     effects: list[Effect],
 ) -> Placement | None:
     """Launch the model if it fits; else its claim on room that is coming, if there is any."""
-    best = _best(ledger, model)
-    if best is None:
-        return None
     placement = _apart(ledger, model, best, free) or _placed(ledger, model, best, free)
     if placement is None:
         return _claim(ledger, model, best, soon, times, now_s, effects)
@@ -152,14 +178,18 @@ def _help(
     return None
 
 
-def _best(ledger: Ledger, model: Model) -> Placement | None:
+def _best(ledger: Ledger, model: Model, reach: Reach) -> Placement | None:
     """The best that this model could have if every other left."""
+    known_by = (model.spec, reach.limits)
+    if not model.ceilings and model.best is not None and model.best[0] == known_by:
+        return model.best[1]
     room = ledger.open_room(model)
     best = place(model.spec, model.within(room))
     if best is None and model.ceilings:
         # A budget was cut since its last load ran out of memory. There is no lower placement left to try.
         model.ceilings.clear()
         best = place(model.spec, room)
+    model.best = None if model.ceilings else (known_by, best)
     return best
 
 
@@ -319,10 +349,10 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
     leave(ledger, worker, Departure(reason, for_model=waiter.id), now_s, effects)
 
 
-def next_room_s(ledger: Ledger, needy: Iterable[Model], times: LeaveTimes, now_s: float) -> float | None:
+def next_room_s(ledger: Ledger, needy: Iterable[Model], times: LeaveTimes) -> float | None:
     """When a worker that may not be asked to leave now may be: the planner must look again then."""
     unhelped = (model for model in needy if model.claim is None and not ledger.staying(model.id))
-    return min((at_s for model in unhelped for _, at_s in times.of(model) if at_s > now_s), default=None)
+    return min((at_s for model in unhelped if (at_s := times.next_s(model)) is not None), default=None)
 
 
 def why_waiting(ledger: Ledger, model: Model, now_s: float) -> str | None:

@@ -24,18 +24,10 @@ from swapd.core.effects import (
     Sample,
     Tell,
 )
-from swapd.core.ledger import (
-    LEAVING_STATES,
-    LOADING_STATES,
-    Ask,
-    Departure,
-    Device,
-    Ledger,
-    Model,
-    Worker,
-)
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, Ask, Departure, Device, Model, Worker
 from swapd.core.requests import Request
 from swapd.core.scope import Seen
 from swapd.core.spares import spare_exited, spares_changed
@@ -53,6 +45,7 @@ def step(ledger: Ledger, event: ev.Event, now_s: float) -> list[Effect]:
     """Record one event at `now_s` (monotonic seconds) and return what the shell must do, in order."""
     assert now_s >= ledger.now_s, "time went backwards"
     ledger.now_s = now_s
+    ledger.moved.clear()
     effects: list[Effect] = []
     seen = Seen(ledger, event, now_s)
     _HANDLERS[type(event)](ledger, event, now_s, effects)
@@ -137,6 +130,9 @@ def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: li
 
 def _worker_progressed(ledger: Ledger, event: ev.WorkerProgressed, now_s: float, _: list[Effect]) -> None:
     ledger.workers[event.worker_id].last_progress_s = now_s
+    running = ledger.running.get(event.began or "")
+    if running is not None and running.worker_id == event.worker_id:
+        running.began = True
 
 
 def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: list[Effect]) -> None:

@@ -3,9 +3,10 @@
 Owns the rule by which a step looks at less than everything. Pure reads of the ledger as it was before the event.
 
 The rule, in words. Tokens that were counted, progress that was reported and a sample of memory that shows nothing new
-make nothing possible. A request that comes to a queue, one that is cancelled within it, and one that ends on a worker
-which goes on working concern their own model alone: they free no memory, and nobody wants a worker who did not, or no
-longer wants one who did. Whatever else happens may concern every model, and so does anything once the timer is due.
+make nothing possible. A request that comes to a queue, one that is cancelled within it, one that ends on a worker
+which goes on working, and one whose answer begins concern their own model alone: they free no memory, and nobody wants
+a worker who did not, or no longer wants one who did. Whatever else happens may concern every model, and so does
+anything once the timer is due.
 
 What such an event may still do to others is bring nearer the time at which its model's worker may be asked to leave:
 less waits for it. While time passes, those times come nearer by themselves. And a worker that drains for a model may
@@ -18,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from swapd.core import events as ev
-from swapd.core.ledger import Ledger, Model
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model
 from swapd.core.requests import Request
 
 LOOK_AGAIN_S = 0.5
@@ -56,8 +58,11 @@ def _scope_of(ledger: Ledger, event: ev.Event, now_s: float) -> Scope:
     if ledger.closing or (ledger.timer_at_s is not None and now_s >= ledger.timer_at_s):
         return None
     match event:
-        case ev.TokensServed() | ev.WorkerProgressed() | ev.MemorySampled():
+        case ev.TokensServed() | ev.WorkerProgressed(began=None) | ev.MemorySampled():
             return ()
+        case ev.WorkerProgressed():
+            # Less silence is allowed once an answer has begun.
+            return _only(ledger.models.get(ledger.workers[event.worker_id].model_id))
         case ev.RequestArrived():
             model = ledger.models.get(event.model_id)
             return _only(model) if model is not None and model.waiting else None

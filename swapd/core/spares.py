@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from swapd.core.departures import backoff_s
 from swapd.core.effects import Effect, StartSpare, StopSpare, Tell
 from swapd.core.events import SpareExited, SparesChanged
-from swapd.core.ledger import LOADING_STATES, Ledger, Model, Spare
+from swapd.core.ledger import Ledger
+from swapd.core.records import LOADING_STATES, Model, Spare
 from swapd.core.spec import RAM
 
 PATIENCE_S = 5.0

@@ -143,6 +143,8 @@ class Placement:
     """An index into `devices`."""
     left_bytes: int = 0
     """Of what the settings would have on GPUs, the part that is in RAM for want of room."""
+    whole: tuple[str, ...] = ()
+    """Devices that it is to have to itself, because it is not known what it takes of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,9 @@ class ModelSpec:
     """None when the file could not be read; `verdict` then says why."""
     verdict: str | None = None
     """Why this model can never be served as it is."""
+    fixed: Mapping[str, int | None] | None = None
+    """Of an engine that places itself: bytes on each device it uses; None of a device where that is not known. `costs`
+    is then no more than their sum. None: its layers go where placement has them."""
     n_gpu_layers: int | None = None
     """What the settings demand; None leaves it to placement."""
     devices: tuple[str, ...] = ()
@@ -172,6 +177,8 @@ class ModelSpec:
     has_portable_mode: bool = False
     replicas: int = 1
     """Workers it may have at once. All but the first come and go with the load."""
+    elsewhere: bool = False
+    """A server elsewhere serves it: nothing of it is in this machine's memory, and nobody gains by its leaving."""
     spare: str | None = None
     """The kind of spare process that a worker of it may be made of; None has it started afresh."""
     pin: bool = False
@@ -186,6 +193,9 @@ class ModelSpec:
     idle_unload_s: float | None = None
     load_timeout_s: float = 300.0
     stall_timeout_s: float = 120.0
+    first_token_timeout_s: float | None = None
+    """Of workers whose progress is seen in their answers alone: how long they may be silent while a request's answer
+    has not begun. None for those that report their own."""
     drain_s: float = 30.0
     mapped_files: str | None = None
     """Names the files of which all its weights in RAM are pages; None when they are memory of the worker's own."""

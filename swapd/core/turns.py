@@ -1,17 +1,21 @@
 """When a worker may be asked to leave for a model that waits. Pure reads of the ledger.
 
-The rules, in words. A worker that is pinned or still loading is never asked. One of a model that keeps another goes at
-once, loading or not, after what it runs. An idle one goes at once, unless its turn lasts and clients other than those
-who wait are likely to ask sooner than a reload takes. A busy one is never cut off: it stops receiving grants once its
-turn is over, which is the longer the more a swap takes, and the waiting outweighs what its own clients would lose by
-it, and at the latest when the waiting model has waited its `max_wait_s`.
+The rules, in words. A worker that is pinned, elsewhere or still loading is never asked. One of a model that keeps
+another goes at once, loading or not, after what it runs. An idle one goes at once, unless its turn lasts and clients
+other than those who wait are likely to ask sooner than a reload takes. A busy one is never cut off: it stops receiving
+grants once its turn is over, which is the longer the more a swap takes, and the waiting outweighs what its own clients
+would lose by it, and at the latest when the waiting model has waited its `max_wait_s`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import inf
+
 from swapd.core.eviction import Candidate
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model, Worker
 from swapd.core.spec import ModelSpec
 
 ASSUMED_BYTES_PER_S = 1_000_000_000
@@ -76,8 +80,8 @@ def bound_s(waiter: Model) -> float:
 
 def waiting_weight_s(model: Model, now_s: float) -> float:
     """Seconds waited so far, summed over everything that waits for this model."""
-    waited = sum(now_s - request.arrived_at_s for request in model.waiting.values())
-    return waited + sum(now_s - ask.asked_at_s for ask in model.load_asks)
+    waited_s = len(model.waiting) * now_s - model.shares.waiting_since_us / 1e6
+    return waited_s + sum(now_s - ask.asked_at_s for ask in model.load_asks)
 
 
 def turn_ends_s(worker: Worker) -> float:
@@ -96,13 +100,6 @@ def _drain_s(holder: Model | None) -> float:
     return DRAIN_SERVICES * usual_service_s(holder)
 
 
-def _busy_turn_ends_s(worker: Worker, holder: Model | None, waiter: Model) -> float:
-    """A busy worker's turn, which is longer where the swap is dear."""
-    assert worker.ready_at_s is not None
-    swap_s = _drain_s(holder) + reload_s(waiter, waiter.spec)
-    return worker.ready_at_s + max(worker.spec.turn_s, TURNS_PER_SWAP * swap_s)
-
-
 def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s: float) -> float | None:
     """Until when requests by other clients than the waiter's are expected, or None if none are.
 
@@ -114,13 +111,16 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     soon_s = reload_s(holder, spec)
     if holder is None or next(reversed(holder.last_seen_s.values()), -soon_s) + soon_s <= now_s:
         return None
-    waits_since_s: dict[str, float] = {}
-    for request in waiter.waiting.values():
-        waits_since_s.setdefault(request.client, request.arrived_at_s)
     last_s, expected = None, 0.0
+    left = len(holder.last_seen_s)
     # The one seen last comes last.
     for client, at_s in reversed(holder.last_seen_s.items()):
-        if at_s <= waits_since_s.get(client, -1.0):
+        if expected + left * soon_s / max(now_s - at_s, 1e-9) < 1:
+            return None  # Whoever is left has been away for at least as long as this one.
+        left -= 1
+        waits = waiter.shares.active.get(client)
+        since_s = None if waits is None else waits.waits_since_s()
+        if since_s is not None and at_s <= since_s:
             continue
         last_s = at_s if last_s is None else last_s
         away_s = max(holder.demand.returns_s(client), now_s - at_s)
@@ -135,34 +135,68 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
 
     A time that is not after `now_s` means now. With nothing else happening, the answer holds until then.
     """
-    if worker.model_id == waiter.id or ledger.is_pinned(worker):
+    if worker.model_id == waiter.id or worker.spec.elsewhere or ledger.is_pinned(worker):
         return None
     if ledger.is_surplus(worker):
         return now_s
     if worker.state is not WorkerState.READY:
         return None
-    latest_s = bound_s(waiter)
+    if worker.running:
+        return busy_leave_at_s(hold(ledger, worker), want(waiter, now_s), now_s)
+    expected_s = expected_until_s(ledger.models.get(worker.model_id), waiter, worker.spec, now_s)
+    held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
+    return min(bound_s(waiter), held_until_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a busy worker in its place, whoever waits."""
+
+    ready_at_s: float
+    turn_s: float
+    drain_s: float
+    reload_s: float
+    demand: int
+    """Requests that would lose by its leaving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a waiting model brings up against it."""
+
+    bound_s: float
+    reload_s: float
+    weight_s: float
+    """Summed over what waits,"""
+    count: int
+    """so many."""
+
+
+def hold(ledger: Ledger, worker: Worker) -> Hold:
+    """Of a worker that is ready and runs something."""
+    assert worker.ready_at_s is not None
     holder = ledger.models.get(worker.model_id)
-    if not worker.running:
-        expected_s = expected_until_s(holder, waiter, worker.spec, now_s)
-        held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
-        return min(latest_s, held_until_s)
-    ends_s = _busy_turn_ends_s(worker, holder, waiter)
-    return min(latest_s, max(ends_s, _outweighed_at_s(worker, holder, waiter, now_s)))
-
-
-def _outweighed_at_s(worker: Worker, holder: Model | None, waiter: Model, now_s: float) -> float:
-    """When the waiter's summed waiting exceeds the seconds that the holder's clients would lose.
-
-    They are those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
-    """
     demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
-    needed_s = demand * (_drain_s(holder) + reload_s(waiter, waiter.spec) + reload_s(holder, worker.spec))
-    missing_s = needed_s - waiting_weight_s(waiter, now_s)
-    if missing_s <= 0:
-        return now_s
-    rate = len(waiter.waiting) + len(waiter.load_asks)
-    return now_s + missing_s / rate if rate else float("inf")
+    return Hold(worker.ready_at_s, worker.spec.turn_s, _drain_s(holder), reload_s(holder, worker.spec), demand)
+
+
+def want(waiter: Model, now_s: float) -> Want:
+    count = len(waiter.waiting) + len(waiter.load_asks)
+    return Want(bound_s(waiter), reload_s(waiter, waiter.spec), waiting_weight_s(waiter, now_s), count)
+
+
+def busy_leave_at_s(held: Hold, wanted: Want, now_s: float) -> float:
+    """The earliest time at which a busy worker may be asked to leave.
+
+    Its turn is longer where the swap is dear. The summed waiting has to exceed the seconds that the holder's clients
+    would lose: those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
+    """
+    swap_s = held.drain_s + wanted.reload_s
+    ends_s = held.ready_at_s + max(held.turn_s, TURNS_PER_SWAP * swap_s)
+    missing_s = held.demand * (swap_s + held.reload_s) - wanted.weight_s
+    if missing_s > 0:
+        ends_s = max(ends_s, now_s + missing_s / wanted.count if wanted.count else inf)
+    return min(wanted.bound_s, ends_s)
 
 
 def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from swapd.api.anthropic import errors as anthropic_errors
 from swapd.errors import BadRequestError, BodyTooLargeError, MethodNotAllowedError, NotFoundError, SwapdError
 from swapd.http.limits import choose_request_id
 from swapd.http.record import RECORD, Record
@@ -37,7 +38,9 @@ _CLIENT_CLOSED = 499
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-ERROR_FORMS: tuple[tuple[str, Callable[[SwapdError], Mapping[str, Any]]], ...] = ()
+ERROR_FORMS: tuple[tuple[str, Callable[[SwapdError], Mapping[str, Any]]], ...] = (
+    ("/v1/messages", anthropic_errors.of),
+)
 """By how a path begins: the error objects of other dialects than OpenAI's."""
 
 

@@ -13,8 +13,9 @@ import msgspec
 
 from swapd.api.translation import Translation
 from swapd.errors import WorkerLostError
+from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
-from swapd.http.sse import EventTooLargeError, Framer, is_error, payloads
+from swapd.http.sse import Framer, is_error, payloads
 from swapd.http.stream import ClientStream
 from swapd.observe.metrics import StreamTimers
 
@@ -22,11 +23,20 @@ UNBOOKED_GAPS = 32
 """Times between events that may be unknown to the metrics: one at a time they would cost more than the event."""
 
 
+class UntranslatableError(Exception):
+    """A chunk is none, or the worker goes back on what it has said."""
+
+
 class EventFlow:
     """One stream. Leaving it books the times that are not booked yet."""
 
     def __init__(
-        self, client: ClientStream, record: Record, timers: StreamTimers, translation: Translation | None = None
+        self,
+        client: ClientStream,
+        record: Record,
+        timers: StreamTimers,
+        translation: Translation | None = None,
+        foreign: ForeignAnswer | None = None,
     ) -> None:
         self.kept = b""
         """Whole events that could not be sent at once."""
@@ -34,10 +44,11 @@ class EventFlow:
         self._record = record
         self._timers = timers
         self._translation = translation
+        self._foreign = foreign
         self._framer = Framer()
         self._last_s = record.arrived_s
         self._gaps_s: list[float] = []
-        self.too_large: EventTooLargeError | None = None
+        self.failure: Exception | None = None
         """Why `take` takes no more, if that is it."""
 
     def __enter__(self) -> Self:
@@ -59,21 +70,30 @@ class EventFlow:
         return self._framer.told_error
 
     def events_in(self, data: bytes) -> bytes:
-        """The whole events that `data` completes, as the client gets them. Raises `EventTooLargeError`."""
+        """The whole events that `data` completes, as the client gets them.
+
+        Raises `EventTooLargeError` and `UntranslatableError`.
+        """
         frames = self._framer.feed(data)
-        if frames.data_events:
-            self._time(frames.data_events)
+        whole, data_events = frames.whole, frames.data_events
+        if self._foreign is not None:
+            whole, data_events = self._foreign.events(whole, data_events)
+        if data_events:
+            self._time(data_events)
         if self._translation is None or not frames.whole:
-            return frames.whole
-        return self._translated(self._translation, frames.whole)
+            return whole
+        return self._translated(self._translation, whole)
 
     def _translated(self, translation: Translation, whole: bytes) -> bytes:
         parts = []
-        for payload in payloads(whole):
-            if is_error(payload):
-                parts.append(translation.failure(WorkerLostError.status, msgspec.json.decode(payload)))
-            else:
-                parts.append(translation.event(payload))
+        try:
+            for payload in payloads(whole):
+                if is_error(payload):
+                    parts.append(translation.failure(WorkerLostError.status, msgspec.json.decode(payload)))
+                else:
+                    parts.append(translation.event(payload))
+        except ValueError as error:
+            raise UntranslatableError(f"its answer cannot be translated: {error}") from None
         if self.done:
             parts.append(translation.end())
         return b"".join(parts)
@@ -82,8 +102,8 @@ class EventFlow:
         """Send the events that `data` completes at once. False if it is no longer that simple: see `kept`, `done`."""
         try:
             whole = self.events_in(data)
-        except EventTooLargeError as error:
-            self.too_large = error
+        except Exception as error:  # for the relay to raise: here it would end the connection to the worker
+            self.failure = error
             return False
         if whole and not self._client.send_now(whole):
             self.kept = whole

@@ -18,8 +18,16 @@ import structlog
 from aiohttp import web
 
 from swapd.api.translation import EVENT_STREAM, Translation
-from swapd.errors import QueueTimeoutError, RequestCancelledError, SwapdError, WorkerFailedError, WorkerLostError
-from swapd.http.flow import EventFlow
+from swapd.errors import (
+    QueueTimeoutError,
+    RequestCancelledError,
+    SwapdError,
+    UpstreamTimeoutError,
+    WorkerFailedError,
+    WorkerLostError,
+)
+from swapd.http.flow import EventFlow, UntranslatableError
+from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
 from swapd.http.sse import EventTooLargeError
 from swapd.http.stream import (
@@ -30,7 +38,7 @@ from swapd.http.stream import (
     drop_client,
     keeping_alive,
 )
-from swapd.http.upstream import Upstream, UpstreamError, post
+from swapd.http.upstream import Upstream, UpstreamError, UpstreamSilentError, post
 from swapd.http.waiting import News
 from swapd.observe.metrics import Metrics
 from swapd.pool.door import Door
@@ -133,7 +141,7 @@ class Relay:
         Raises `SwapdError` while the status is still open. After that an event stream ends with an error event and
         any other answer with a cut connection. A client that goes away cancels all of it.
         """
-        exchange = _Exchange(self._metrics, self._bounds, request, record, outgoing)
+        exchange = _Exchange(self._door, self._metrics, self._bounds, request, record, outgoing)
         try:
             return await self._until_cancelled(exchange)
         except _ToldError as told:
@@ -228,10 +236,12 @@ class _Exchange:
     """One request's way through workers and back; `run` may be called again while nothing was answered."""
 
     comments: Comments | None = None
+    _foreign: ForeignAnswer | None = None
 
     def __init__(
-        self, metrics: Metrics, bounds: Bounds, request: web.Request, record: Record, outgoing: Outgoing
+        self, door: Door, metrics: Metrics, bounds: Bounds, request: web.Request, record: Record, outgoing: Outgoing
     ) -> None:
+        self._door = door
         self._metrics = metrics
         self._bounds = bounds
         self._request = request
@@ -259,19 +269,36 @@ class _Exchange:
     async def run(self, lease: Lease) -> web.StreamResponse:
         """Raises `_WorkerGoneError` for whatever breaks on the worker's side."""
         self._translation = self._new_translation()
+        self._foreign = None if lease.reports_usage else self._new_foreign(lease)
         try:
             with _ending_when_lost(lease, self._bounds.why_lost_s) as bound:
-                async with bound, _post(lease, self.outgoing, self._bounds.connect_s) as upstream:
+                async with bound, _post(lease, self.outgoing, self._foreign, self._bounds.connect_s) as upstream:
                     return await self._relay(upstream)
+        except UpstreamSilentError as exc:
+            assert self._foreign is not None, "only servers elsewhere have a bound"
+            self._foreign.broke()
+            why = f"{exc} ({self._foreign.silence_key})"
+            raise UpstreamTimeoutError(f"the server of model {lease.model_id!r} was given up: {why}") from None
         except (UpstreamError, OSError, _CutShortError) as exc:
+            if self._foreign is not None:
+                self._foreign.broke()
             raise _WorkerGoneError(await self._why(lease, exc)) from exc
+        finally:
+            if self._foreign is not None:
+                self._foreign.close()
+
+    def _new_foreign(self, lease: Lease) -> ForeignAnswer:
+        outgoing = self.outgoing
+        return ForeignAnswer(self._door, lease, outgoing.path, outgoing.body, stream=outgoing.stream)
 
     def _new_translation(self) -> Translation | None:
         return None if self.outgoing.translate is None else self.outgoing.translate()
 
     async def _relay(self, upstream: Upstream) -> web.StreamResponse:
+        if self._foreign is not None:
+            self._foreign.head(upstream)
         if upstream.status >= web.HTTPInternalServerError.status_code and self.may_go_elsewhere:
-            said = (await _envelope_of(upstream))["error"].get("message")
+            said = (await self._envelope_of(upstream))["error"].get("message")
             raise WorkerFailedError(
                 f"the worker of {self.outgoing.ticket.model_id} answered {upstream.status}: {str(said)[:500]}"
             )
@@ -280,13 +307,13 @@ class _Exchange:
         # From here no comment may commit a status that the worker's answer does not have.
         await self._stop_comments()
         if self.client.committed:
-            raise _ToldError(upstream.status, await _envelope_of(upstream))
+            raise _ToldError(upstream.status, await self._envelope_of(upstream))
         if self._translation is not None:
             return await self._translate_body(upstream, self._translation)
         return await self._relay_body(upstream)
 
     async def _relay_events(self, upstream: Upstream) -> web.StreamResponse:
-        with EventFlow(self.client, self.record, self._timers, self._translation) as flow:
+        with EventFlow(self.client, self.record, self._timers, self._translation, self._foreign) as flow:
             try:
                 while data := await upstream.read():
                     whole = flow.events_in(data)
@@ -296,14 +323,14 @@ class _Exchange:
                         await self.client.send(whole)
                     while self._events and not flow.done:
                         await upstream.pass_on(flow.take)
-                        if flow.too_large is not None:
-                            raise flow.too_large
+                        if flow.failure is not None:
+                            raise flow.failure
                         if not flow.kept:
                             break
                         await self.client.send(flow.give_kept())
                     if flow.done:
                         break
-            except EventTooLargeError as exc:
+            except (EventTooLargeError, UntranslatableError) as exc:
                 raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
         if not flow.done and not flow.told_error:
             raise _CutShortError("its stream ended before [DONE]")
@@ -332,26 +359,43 @@ class _Exchange:
         start = await upstream.read_up_to(BUFFERED_BYTES)
         if upstream.ended:
             headers.pop("content-length", None)
-            return web.Response(status=upstream.status, headers=headers, body=start)
+            return web.Response(status=upstream.status, headers=headers, body=self._seen(upstream.status, start))
         await self.client.open(upstream.status, headers)
         await self.client.send(start)
         while data := await upstream.read():
+            if self._foreign is not None:
+                self._foreign.moved(answers=True)
             await self.client.send(data)
         return await self.client.finish()
 
     async def _translate_body(self, upstream: Upstream, translation: Translation) -> web.StreamResponse:
         if upstream.status != web.HTTPOk.status_code:
-            body = translation.refusal(upstream.status, await _envelope_of(upstream))
+            body = translation.refusal(upstream.status, await self._envelope_of(upstream))
         else:
             whole = await upstream.read_up_to(TRANSLATED_BYTES)
             if not upstream.ended:
                 raise WorkerLostError(f"the worker's answer is larger than {TRANSLATED_BYTES} bytes")
             try:
-                body = translation.whole(whole)
+                body = translation.whole(self._seen(upstream.status, whole))
             except ValueError as error:
                 raise WorkerLostError(f"the worker's answer cannot be translated: {error}") from None
         headers = {name: upstream.headers[name] for name in ("retry-after",) if name in upstream.headers}
         return web.Response(status=upstream.status, headers=headers, body=body, content_type="application/json")
+
+    def _seen(self, status: int, whole: bytes) -> bytes:
+        """A whole answer, as the client gets it."""
+        return whole if self._foreign is None else self._foreign.body(status, whole)
+
+    async def _envelope_of(self, upstream: Upstream) -> dict[str, Any]:
+        """The error a worker answered with, in its own words if it has any."""
+        body = self._seen(upstream.status, await upstream.read_up_to(_ERROR_BODY_BYTES))
+        try:
+            answer = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            answer = None
+        if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            return {"error": answer["error"]}
+        return WorkerLostError(f"the worker answered {upstream.status} without a stream").envelope()
 
     async def give_up(self, status: int, envelope: dict[str, Any]) -> web.StreamResponse:
         """End an answer that is already on its way; one that was already whole stays so."""
@@ -395,7 +439,9 @@ def _ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]
         lease.lost.remove_done_callback(start)
 
 
-def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AbstractAsyncContextManager[Upstream]:
+def _post(
+    lease: Lease, outgoing: Outgoing, foreign: ForeignAnswer | None, connect_s: float
+) -> AbstractAsyncContextManager[Upstream]:
     """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
     headers = {
         "Content-Type": "application/json",
@@ -403,7 +449,11 @@ def _post(lease: Lease, outgoing: Outgoing, connect_s: float) -> AbstractAsyncCo
         "X-Request-Id": lease.request_id,
         **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
     }
-    return post(lease.socket_path, outgoing.path, headers, outgoing.body, connect_s=connect_s)
+    body, patience = outgoing.body if foreign is None else foreign.request, lease.patience
+    if patience is None:
+        return post(lease.address, outgoing.path, headers, body, connect_s=connect_s)
+    bounds = {"connect_s": patience.connect_s, "silence_s": patience.first_token_s}
+    return post(lease.address, outgoing.path, headers, body, **bounds)
 
 
 async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:
@@ -412,15 +462,3 @@ async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:
         async with asyncio.timeout(deadline_s):
             while await upstream.read():
                 pass
-
-
-async def _envelope_of(upstream: Upstream) -> dict[str, Any]:
-    """The error a worker answered with, in its own words if it has any."""
-    body = await upstream.read_up_to(_ERROR_BODY_BYTES)
-    try:
-        answer = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        answer = None
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        return {"error": answer["error"]}
-    return WorkerLostError(f"the worker answered {upstream.status} without a stream").envelope()

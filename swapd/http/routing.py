@@ -24,6 +24,8 @@ from swapd.errors import (
     SwapdError,
     UnknownModelError,
     UnsupportedEndpointError,
+    UpstreamRefusedError,
+    UpstreamTimeoutError,
     WorkerFailedError,
     WorkerLostError,
 )
@@ -42,6 +44,8 @@ PASSED_ON = (
     QueueTimeoutError,
     UnknownModelError,
     UnsupportedEndpointError,
+    UpstreamRefusedError,
+    UpstreamTimeoutError,
     WorkerFailedError,
     WorkerLostError,
 )

@@ -17,6 +17,7 @@ from aiohttp import web
 from msgspec import structs
 
 from swapd.api import admin, openai
+from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
@@ -25,6 +26,7 @@ from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
+from swapd.http.responses import Responses
 from swapd.http.routing import first_outgoing
 from swapd.http.stream import ClientStream, keeping_alive
 from swapd.observe.logs import escape_controls
@@ -58,6 +60,15 @@ def make_app(
     for endpoint in openai.Endpoint:
         for path in (endpoint.value, *openai.ALSO_AT.get(endpoint, ())):
             app.router.add_post(path, api.handler(endpoint), expect_handler=limits.hold_continue)
+    for path, read in (
+        ("/v1/messages", anthropic.read),
+        ("/v1/messages/count_tokens", anthropic.read_count),
+    ):
+        app.router.add_post(path, api.translated(read), expect_handler=limits.hold_continue)
+    responses = Responses(config)
+    app.router.add_post("/v1/responses", api.translated_for(responses.reader), expect_handler=limits.hold_continue)
+    app.router.add_get("/v1/responses/{id}", responses.show)
+    app.router.add_delete("/v1/responses/{id}", responses.delete)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
@@ -92,7 +103,11 @@ class _Api:
 
     def translated(self, read: Callable[[bytes], Translated]) -> Handler:
         """A route of another dialect: `read` turns a body into OpenAI's fields, or raises a `SwapdError`."""
-        return self._answering(partial(self._read_translated, read=read))
+        return self._answering(partial(self._read_translated, reader=lambda _request: read, in_thread=False))
+
+    def translated_for(self, reader: Callable[[web.Request], Callable[[bytes], Translated]]) -> Handler:
+        """The same where what a body says depends on who asks. Read in a thread: a short one may stand for much."""
+        return self._answering(partial(self._read_translated, reader=reader, in_thread=True))
 
     def _answering(self, read: Callable[[web.Request, limits.BodyShare], Awaitable[Outgoing]]) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -116,17 +131,26 @@ class _Api:
         return await self._outgoing(request, asked, large=large)
 
     async def _read_translated(
-        self, request: web.Request, share: limits.BodyShare, *, read: Callable[[bytes], Translated]
+        self,
+        request: web.Request,
+        share: limits.BodyShare,
+        *,
+        reader: Callable[[web.Request], Callable[[bytes], Translated]],
+        in_thread: bool,
     ) -> Outgoing:
         body = await limits.read_body(request, share, max_bytes=self._config().server.max_body_bytes)
-        large = len(body) >= OFF_LOOP_BYTES
+        large = in_thread or len(body) >= OFF_LOOP_BYTES
+        read = reader(request)
 
         def checked() -> tuple[openai.Asked, Translated]:
             translated = read(body)
             return openai.check(translated.endpoint, translated.fields), translated
 
         asked, translated = await _maybe_off_loop(large, checked)
-        return await self._outgoing(request, asked, large=large, translate=translated.answer)
+        outgoing = await self._outgoing(request, asked, large=large, translate=translated.answer)
+        # It may be much more than the client has sent now, if it goes on from what was stored.
+        share.hold(len(outgoing.body))
+        return outgoing
 
     async def _outgoing(
         self,

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 exchange with a worker, on a connection of its own over its Unix socket.
+"""One HTTP/1.1 exchange with a worker, on a connection of its own: over its Unix socket, a port, or TLS.
 
 Owns the bytes of the exchange: what is asked, what has arrived and was not read yet (within a bound), and whether the
 answer is whole. Must never interpret a body. It does what a general client does without a pool, redirects, cookies or
@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import cast
 
 import httptools
+
+from swapd.pool.lease import Address, TcpAddress, UnixAddress, UrlAddress
+from swapd.pool.tls import client_context
 
 MAX_HEAD_BYTES = 256 * 1024
 """Of an answer's status line and headers together with what came in the same reads."""
@@ -26,32 +28,66 @@ class UpstreamError(Exception):
     """The worker's side broke: no connection, no HTTP, or an answer that ended before it was whole."""
 
 
+class UpstreamSilentError(UpstreamError):
+    """Nothing came for longer than the worker may be silent."""
+
+
 @asynccontextmanager
 async def post(
-    socket_path: Path, path: str, headers: Mapping[str, str], body: bytes, *, connect_s: float
+    address: Address,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    connect_s: float,
+    silence_s: float | None = None,
 ) -> AsyncIterator[Upstream]:
     """Send one request and wait for the head of its answer. Leaving cuts the connection, whatever is on its way.
 
+    The address's own headers go beside `headers` and in place of equal ones. `silence_s` is how long nothing may come
+    while somebody waits for it; None is for ever.
+
     Raises `UpstreamError`.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(connect_s):
-            transport, upstream = await loop.create_unix_connection(Upstream, str(socket_path))
+            transport, upstream = await _connect(address)
     except TimeoutError:
         raise UpstreamError(f"it took no connection within {connect_s:g} s") from None
     except OSError as error:
         raise UpstreamError(f"it takes no connection: {error}") from error
     try:
-        transport.writelines((_head(path, headers, len(body)), body))
+        upstream.allow_silence(silence_s)
+        transport.writelines((_head(address, path, headers, len(body)), body))
         await upstream.until_head()
         yield upstream
     finally:
         transport.abort()
 
 
-def _head(path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: worker", *(f"{name}: {value}" for name, value in headers.items())]
+async def _connect(address: Address) -> tuple[asyncio.Transport, Upstream]:
+    """Raises `OSError`; an untrusted certificate is one too."""
+    loop = asyncio.get_running_loop()
+    match address:
+        case UnixAddress(path):
+            return await loop.create_unix_connection(Upstream, str(path))
+        case TcpAddress(host, port):
+            return await loop.create_connection(Upstream, host, port)
+        case UrlAddress(host, port, tls):
+            context = None if tls is None else await client_context(tls)
+            return await loop.create_connection(Upstream, host, port, ssl=context)
+
+
+def _head(address: Address, path: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
+    host = "worker"
+    if isinstance(address, TcpAddress):
+        host = address.authority
+    elif isinstance(address, UrlAddress):
+        host = address.authority
+        path = address.base_path + path
+        own = {name.lower() for name in address.headers}
+        headers = {**{name: value for name, value in headers.items() if name.lower() not in own}, **address.headers}
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     lines += [f"Content-Length: {body_bytes}", "Connection: close", "", ""]
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
@@ -74,6 +110,9 @@ class Upstream(asyncio.Protocol):
         self._broken: UpstreamError | None = None
         self._news: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
+        self._silence_s: float | None = None
+        self._heard_s = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     # -- for the reader ----------------------------------------------------------------------------------------
 
@@ -143,11 +182,39 @@ class Upstream(asyncio.Protocol):
         if self._broken is not None:
             raise self._broken
         assert self._news is None, "an answer has one reader"
-        self._news = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        # What the reader does meanwhile is not the worker's silence.
+        self._heard_s = loop.time()
+        self._set_alarm()
         try:
             await self._news
         finally:
             self._news = None
+            self._set_alarm()
+
+    def allow_silence(self, silence_s: float | None) -> None:
+        """How long nothing may come while somebody waits for it, counted from the newest bytes; None is for ever."""
+        self._silence_s = silence_s
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        if self._news is not None and self._silence_s is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_at(self._heard_s + self._silence_s, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        """Bytes come far more often than a timer should be set, so this one is when it may have become too long."""
+        silence_s = self._silence_s
+        if silence_s is not None and asyncio.get_running_loop().time() >= self._heard_s + silence_s:
+            if self._broken is None and not self._whole:
+                self._broken = UpstreamSilentError(f"it sent nothing for {silence_s:g} s")
+            self._tell()
+        else:
+            self._set_alarm()
 
     # -- for the transport -------------------------------------------------------------------------------------
 
@@ -155,6 +222,8 @@ class Upstream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._alarm is not None:
+            self._heard_s = asyncio.get_running_loop().time()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:

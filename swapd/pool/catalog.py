@@ -7,15 +7,17 @@ read files and are called in a thread; none of them holds state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 
 from backends.base import Backend, Capabilities, Footprint, Inspection, InvalidModelError, Offload
 from swapd.config.schema import Config, Model
 from swapd.core.layout import Layout, parts
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, SplitMode
 from swapd.errors import BadRequestError, UnknownModelError, UnsupportedEndpointError
+from swapd.pool.fixed import Fixed, fixed_costs, fixed_of, with_measured
 from swapd.pool.learned import Lesson
 from swapd.pool.lease import Ability, Sense
 from swapd.pool.measure import corrected
@@ -50,13 +52,15 @@ class Entry:
     """Its costs are corrected by what was learned of the model."""
     formula: LayerCosts | None = None
     """The costs as they are worked out from the file and the settings alone."""
+    fixed: Fixed | None = None
+    """Of an engine that places itself, what its settings say that it takes."""
 
 
 def inspect(
     model: Model,
     config: Config,
     backend: Backend,
-    device_names: Iterable[str],
+    device_names: Collection[str],
     lesson_of: Callable[[str], Lesson] = lambda _: Lesson(),
 ) -> Entry:
     """Read a model's file and settings. Never raises for a bad file: that is the entry's verdict.
@@ -65,17 +69,22 @@ def inspect(
     """
     identity: FilesSeen = None
     inspection: Inspection | None = None
+    fixed: Fixed | None = None
     verdict: str | None = None
     try:
         identity = file_identity(backend, model)
         inspection = backend.inspect(model.settings)
+        fixed = fixed_of(inspection, device_names)
         verdict = _impossible_wishes(model, inspection, set(device_names))
     except InvalidModelError as error:
         verdict = f"model {model.id!r} cannot be loaded: {error}"
     if verdict is not None:
         return Entry(model, identity, inspection, _spec(model, config, backend, identity, None, verdict))
     spec = _spec(model, config, backend, identity, inspection, None)
-    entry = Entry(model, identity, inspection, spec, formula=spec.costs)
+    if fixed is not None:
+        gpus = tuple(name for name in fixed if name != RAM)
+        spec = replace(spec, fixed=fixed, costs=fixed_costs(fixed), devices=gpus, n_gpu_layers=None if gpus else 0)
+    entry = Entry(model, identity, inspection, spec, formula=spec.costs, fixed=fixed)
     return with_lesson(entry, lesson_of(spec.launch_key))
 
 
@@ -83,6 +92,11 @@ def with_lesson(entry: Entry, lesson: Lesson) -> Entry:
     """The entry with what was learned of its model: corrected costs, and how long it loads."""
     if entry.formula is None:
         return entry
+    if entry.fixed is not None:
+        assert entry.inspection is not None
+        fixed = with_measured(entry.fixed, entry.inspection.declared_bytes, lesson.measured_bytes)
+        spec = replace(entry.spec, fixed=fixed, costs=fixed_costs(fixed), learned_load_s=lesson.load_s)
+        return replace(entry, spec=spec)
     costs = corrected(entry.formula, lesson.surplus)
     return replace(entry, spec=replace(entry.spec, costs=costs, learned_load_s=lesson.load_s))
 
@@ -182,6 +196,12 @@ def modalities(able: Capabilities) -> tuple[str, ...]:
     return ("text", *(["image"] if able.vision else []), *(["audio"] if able.audio else []))
 
 
+@cache
+def capabilities(able: Capabilities) -> tuple[str, ...]:
+    """What a model can do, by name."""
+    return tuple(field.name for field in fields(able) if getattr(able, field.name))
+
+
 def resolve(entries: Mapping[str, Entry], name: str, others: Iterable[str] = ()) -> Model:
     """The model with this id or alias. Raises `UnknownModelError`, which lists close names, `others` among them."""
     entry = entries.get(name)
@@ -244,6 +264,8 @@ def _inspected(spec: ModelSpec, inspection: Inspection, identity: FilesSeen) -> 
         main_gpu=inspection.main_gpu,
         n_cpu_moe=inspection.n_cpu_moe,
         mapped_files=_pages_key(identity) if inspection.shares_weights else None,
+        elsewhere=inspection.elsewhere,
+        first_token_timeout_s=None if inspection.reports_usage else inspection.first_token_timeout_s,
     )
 
 
@@ -260,9 +282,12 @@ def _launch_key(model: Model, identity: FilesSeen) -> str:
 def _impossible_wishes(model: Model, inspection: Inspection, known: set[str]) -> str | None:
     """Why the settings ask for GPUs that are not there, or None if they do not."""
     has = f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
-    missing = [name for name in inspection.devices if name not in known]
-    if missing:
-        return f"model {model.id!r} asks for {', '.join(missing)} (devices); {has}"
+    for key, names in (("devices", inspection.devices), ("memory", inspection.declared_bytes)):
+        missing = [name for name in names if name not in known]
+        if missing:
+            return f"model {model.id!r} asks for {', '.join(missing)} ({key}); {has}"
+    if inspection.places_itself:
+        return None  # how its program counts GPUs is between the user and the program
     gpus = inspection.devices or tuple(known - {RAM})
     if not gpus:
         return None  # llama.cpp's way, too: without a GPU it is no matter how GPUs should be used

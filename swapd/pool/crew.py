@@ -1,4 +1,4 @@
-"""The worker processes there are: made, described, read ahead for, told to stop, and what they print.
+"""The workers there are, here and elsewhere: made, described, read ahead for, told to stop, and what they print.
 
 Owns them, the spares they are made of and their output. Must never decide that one starts or stops: the core does.
 """
@@ -6,7 +6,8 @@ Owns them, the spares they are made of and their output. Must never decide that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from swapd.pool import catalog
 from swapd.pool.entries import Entries
 from swapd.pool.lease import Lease
 from swapd.pool.metering import Metering
+from swapd.pool.peer import PeerWorker
+from swapd.pool.ports import Ports
 from swapd.pool.read_ahead import ReadAheads
 from swapd.pool.ring import Ring
 from swapd.pool.snapshot import WorkerFacts
@@ -50,14 +53,19 @@ class Crew:
         self._post = post
         self._book = book
         self._own = own
-        self._workers: dict[int, WorkerProcess] = {}
+        self._workers: dict[int, WorkerProcess | PeerWorker] = {}
         self._outputs: dict[str, Ring[str]] = {}
+        self._ports = Ports()
         self.spares = Spares(backends, post, own)
         self.read_aheads = ReadAheads(free_ram_bytes, own)
 
     def launch(self, effect: ef.Launch) -> None:
         """Begin a worker's life. Exactly one `WorkerExited` is posted at its end."""
         entry = self._entries.by_id[effect.model_id]
+        assert entry.inspection is not None
+        if entry.inspection.elsewhere:
+            self._visit(entry, effect)
+            return
         self._metering.launched(effect.worker_id, entry, effect.placement)
         worker = WorkerProcess(
             effect.worker_id,
@@ -66,10 +74,21 @@ class Crew:
             self.output(effect.model_id),
             self._post,
             self._book,
+            reports_usage=entry.inspection.reports_usage,
         )
         self._workers[effect.worker_id] = worker
         spare = self.spares.take(entry.model.backend) if effect.from_spare else None
         self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
+
+    def _visit(self, entry: catalog.Entry, effect: ef.Launch) -> None:
+        """Begin with a server elsewhere."""
+        assert entry.inspection is not None
+        model = entry.model
+        silence_s = (entry.inspection.first_token_timeout_s, model.stall_timeout_s)
+        worker = PeerWorker(effect.worker_id, model.id, self.output(model.id), silence_s, self._post)
+        self._workers[effect.worker_id] = worker
+        backend = self._backends[model.backend]
+        self._own(worker.run(partial(backend.peer, model.settings)), f"worker {effect.worker_id} of {model.id}")
 
     async def _start(
         self, worker: WorkerProcess, entry: catalog.Entry, effect: ef.Launch, spare: SpareProcess | None
@@ -82,12 +101,31 @@ class Crew:
                 return
             if spare is not None and await spare.is_stale():
                 spare.stop()
-            await worker.run(partial(self._describe, entry.model, worker, effect), spare)
+            with self._port(entry) as port:
+                await worker.run(partial(self._describe, entry.model, worker, effect, port), spare)
         finally:
             if spare is not None:
                 spare.stop()
 
-    def _describe(self, model: Model, worker: WorkerProcess, effect: ef.Launch, control_fd: int) -> LaunchSpec:
+    @contextmanager
+    def _port(self, entry: catalog.Entry) -> Iterator[Callable[[], int]]:
+        """Gives a port when it is asked for, to a worker that wants one."""
+        given: list[int] = []
+
+        def take() -> int:
+            if entry.inspection is not None and entry.inspection.wants_port:
+                given.append(self._ports.take())
+            return given[-1] if given else 0
+
+        try:
+            yield take
+        finally:
+            for port in given:
+                self._ports.give_back(port)
+
+    def _describe(
+        self, model: Model, worker: WorkerProcess, effect: ef.Launch, port: Callable[[], int], control_fd: int
+    ) -> LaunchSpec:
         order = LaunchOrder(
             model_id=model.id,
             socket_path=worker.socket_path,
@@ -96,6 +134,7 @@ class Crew:
             portable=effect.portable,
             proven=effect.proven,
             env=model.env,
+            port=port(),
         )
         return self._backends[model.backend].launch(model.settings, order)
 
@@ -118,7 +157,30 @@ class Crew:
     def lease(self, request_id: str, worker_id: int, waited_s: float) -> Lease:
         """A request's place at a worker."""
         worker = self._workers[worker_id]
-        return Lease(request_id, worker.model_id, worker_id, worker.socket_path, waited_s, worker.lost)
+        return Lease(
+            request_id,
+            worker.model_id,
+            worker_id,
+            worker.address,
+            waited_s,
+            worker.lost,
+            reports_usage=worker.reports_usage,
+            patience=worker.patience,
+        )
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        """See `Door.answer_moved`."""
+        worker = self._workers.get(lease.worker_id)
+        if isinstance(worker, PeerWorker):
+            worker.answer_moved()
+        elif worker is not None:
+            worker.answer_moved(lease.request_id, began=began)
+
+    def answer_broke(self, lease: Lease) -> None:
+        """See `Door.answer_broke`."""
+        worker = self._workers.get(lease.worker_id)
+        if isinstance(worker, PeerWorker):
+            worker.answer_broke()
 
     def pids(self) -> Mapping[int, int]:
         """The processes there are, and the workers they are."""

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from swapd.config.schema import Model
-from swapd.pool.lease import Lease, Place, Ticket
+from swapd.pool.lease import Lease, Place, Ticket, TokenCounts
 from swapd.pool.routes import Routes
 from swapd.pool.status import DeviceStatus, Happening, ListedModel, ModelStatus, RequestEnded, RequestStatus, Status
 
@@ -40,6 +40,21 @@ class Door(Protocol):
         Entering raises a `SwapdError` when the request is refused; leaving gives the place back. A body that
         raises counts as a failed request, one that is cancelled as cancelled.
         """
+        ...
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        """Bytes of an answer have come from a worker that does not report: its progress. Call it as often as they do.
+
+        `began` is for the first of the answer itself.
+        """
+        ...
+
+    def answer_counted(self, lease: Lease, counts: TokenCounts) -> None:
+        """An answer of such a worker said what it took. Once for each lease."""
+        ...
+
+    def answer_broke(self, lease: Lease) -> None:
+        """A server elsewhere gave no answer, or only a part of one. It is looked after, and given up if that recurs."""
         ...
 
     def place(self, request_id: str) -> Place | None:

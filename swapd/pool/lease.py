@@ -7,8 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from backends.address import Address, TcpAddress, UnixAddress, UrlAddress
+
+__all__ = [
+    "Ability",
+    "Address",
+    "Lease",
+    "Patience",
+    "Place",
+    "Sense",
+    "TcpAddress",
+    "Ticket",
+    "TokenCounts",
+    "UnixAddress",
+    "UrlAddress",
+]
 
 Ability = Literal["chat", "completions", "embeddings", "rerank"]
 """What some models can do and others cannot; the names of `backends.base.Capabilities`."""
@@ -57,7 +72,32 @@ class Lease:
     request_id: str
     model_id: str
     worker_id: int
-    socket_path: Path
+    address: Address
     waited_s: float
     lost: asyncio.Future[str]
     """Done, with a sentence that says why, once the worker is gone. Await it under a timeout and a shield."""
+    reports_usage: bool = True
+    """The worker itself tells the pool of its progress and of tokens; else the front door has to, from the answer."""
+    patience: Patience | None = None
+    """With a server elsewhere; with a worker of ours the pool watches for progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server elsewhere may keep one request waiting, in seconds."""
+
+    connect_s: float
+    first_token_s: float
+    """Without a byte, while its answer has not begun."""
+    silence_s: float
+    """Without a byte after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """What one request took, as its answer says."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt, those that were not computed anew."""
+    completion_tokens: int

@@ -47,7 +47,12 @@ class Run:
     """Of each GPU's part, what is assumed for the driver."""
     maps_weights: bool
     """Its weights in RAM are pages of the file and nothing else."""
+    is_fixed: bool = False
+    """Its engine places itself: nothing was worked out, and all that is seen is news."""
+    declared: frozenset[str] = frozenset()
+    """Devices of which its settings say what it takes. Who has it there need not be a process that can be found."""
     served: bool = False
+    ran_out: bool = False
     seen_bytes: dict[str, int] = field(default_factory=dict)
     exact: set[str] = field(default_factory=set)
     """Devices whose driver told of this very process."""
@@ -56,8 +61,19 @@ class Run:
 
     @classmethod
     def of(
-        cls, model_id: str, launch_key: str, placement: Placement, costs: LayerCosts, *, by_rows: bool, maps: bool
+        cls,
+        model_id: str,
+        launch_key: str,
+        placement: Placement,
+        costs: LayerCosts,
+        *,
+        by_rows: bool,
+        maps: bool,
+        is_fixed: bool = False,
     ) -> Run:
+        if is_fixed:
+            formula = {name: Parts(other_bytes=size_bytes) for name, size_bytes in placement.device_bytes.items()}
+            return cls(model_id, launch_key, placement, formula, 0, maps_weights=False, is_fixed=True)
         layout = Layout(placement.devices, placement.tensor_split, placement.n_cpu_moe, by_rows)
         return cls(model_id, launch_key, placement, parts(costs, layout), costs.gpu_context_bytes, maps)
 
@@ -76,6 +92,8 @@ class Run:
         Weights that are copied for faster kernels are in both, and cannot be told apart from outside.
         """
         part = self.formula[device]
+        if self.is_fixed:
+            return _in_steps(held_bytes)
         if device != RAM:
             return held_bytes
         if self.maps_weights:
@@ -110,8 +128,20 @@ class Run:
         ]
         return _in_steps(max(beyond, default=0))
 
+    def most_bytes(self, before_bytes: Mapping[str, int]) -> dict[str, int]:
+        """What to keep of what was seen, after what earlier runs were seen to take.
+
+        Where nothing else tells what it takes, the most of all runs counts, until one runs out of memory with that.
+        """
+        if not self.is_fixed:
+            return dict(self.seen_bytes or before_bytes)
+        if self.ran_out:
+            return {}
+        names = self.seen_bytes | dict(before_bytes)
+        return {name: max(self.seen_bytes.get(name, 0), before_bytes.get(name, 0)) for name in names}
+
     def _beyond(self, device: str) -> int | None:
-        seen = self.seen_bytes.get(device)
+        seen = None if self.is_fixed else self.seen_bytes.get(device)
         return None if seen is None else _in_steps(seen - self.formula[device].total_bytes)
 
 

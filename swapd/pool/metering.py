@@ -18,16 +18,18 @@ import structlog
 
 from backends.base import Backend, ProbeError, ProbeResult
 from swapd.core.events import Event, ExitKind, MemorySampled, ModelsChanged, WorkerExited
-from swapd.core.ledger import SERVING_STATES, Ledger
+from swapd.core.ledger import Ledger
 from swapd.core.placement import describe
+from swapd.core.records import SERVING_STATES
 from swapd.core.spec import RAM, Placement, SplitMode
 from swapd.errors import ShuttingDownError
+from swapd.pool import sysfs
 from swapd.pool.catalog import Entry, offload
 from swapd.pool.devices import Machine
 from swapd.pool.entries import Entries
 from swapd.pool.learned import Store
 from swapd.pool.measure import Run, Surplus, after_running_out, grown, probed_bytes, settled
-from swapd.pool.meters import Reading
+from swapd.pool.meters import Meter, Reading
 from swapd.pool.probes import run_probe
 from swapd.pool.snapshot import Learned
 
@@ -73,20 +75,27 @@ class Metering:
         if meter is None or device in self._sampling:
             return
         self._sampling.add(device)
-        workers = self._pids()
         try:
-            reading = await asyncio.to_thread(meter.read, tuple(workers))
+            reading, by_worker = await asyncio.to_thread(_read, meter, self._pids())
         finally:
             self._sampling.discard(device)
         if reading is None:
             return
-        held = reading.held_bytes
-        by_worker = None if held is None else {workers[pid]: size for pid, size in held.items()}
-        self._post(MemorySampled(device, reading.free_bytes, by_worker))
+        told = None if by_worker is None else {**by_worker, **self._declared_bytes(device)}
+        self._post(MemorySampled(device, reading.free_bytes, told))
         for model_id, launch_key in self._see(device, reading, by_worker):
             # A shutdown may come first; then the store alone knows.
             with suppress(ShuttingDownError):
                 await self._do(partial(self._correction, model_id, launch_key))
+
+    def _declared_bytes(self, device: str) -> Mapping[int, int]:
+        """What workers have by their settings' word: a container's processes are no children of its worker."""
+        workers = ((worker_id, self._ledger.workers.get(worker_id), run) for worker_id, run in self._runs.items())
+        return {
+            worker_id: worker.placement.device_bytes.get(device, 0)
+            for worker_id, worker, run in workers
+            if worker is not None and worker.state in SERVING_STATES and device in run.declared
+        }
 
     def _see(self, device: str, reading: Reading, by_worker: Mapping[int, int] | None) -> list[tuple[str, str]]:
         """Note what loaded workers have; the models of which more is known now."""
@@ -102,7 +111,8 @@ class Metering:
             run.served = run.served or bool(worker.running)
             lesson = self._store.lesson(run.launch_key)
             more = grown(lesson.surplus, run)
-            if more != lesson.surplus:
+            is_more = run.is_fixed and run.most_bytes(lesson.measured_bytes) != lesson.measured_bytes
+            if more != lesson.surplus or is_more:
                 self._learn(run, more)
                 learned.append((run.model_id, run.launch_key))
         return learned
@@ -179,7 +189,9 @@ class Metering:
             entry.formula,
             by_rows=entry.spec.split_mode is SplitMode.ROW,
             maps=entry.inspection.maps_weights,
+            is_fixed=entry.fixed is not None,
         )
+        run.declared = frozenset(entry.inspection.declared_bytes)
         for device in placement.devices:
             free_bytes = self._ledger.devices[device].free_bytes
             alone = not any(entry.device == device for entry in self._ledger.settling)
@@ -211,10 +223,12 @@ class Metering:
         surplus = known
         if event.kind is ExitKind.OUT_OF_MEMORY:
             surplus = self._after_running_out(run, event.device, known)
+            run.ran_out = True
         else:
             surplus = settled(known, run)
         self._learn(run, surplus)
-        return self._entries.correct(run.model_id, run.launch_key) if surplus != known else None
+        news = surplus != known or run.is_fixed
+        return self._entries.correct(run.model_id, run.launch_key) if news else None
 
     def _after_running_out(self, run: Run, device: str | None, known: Surplus) -> Surplus:
         """More, if the GPU had what was reserved; else others have taken it, and the estimate was not wrong."""
@@ -225,7 +239,7 @@ class Metering:
 
     def _learn(self, run: Run, surplus: Surplus) -> None:
         lesson = self._store.lesson(run.launch_key)
-        measured = dict(run.seen_bytes) or lesson.measured_bytes
+        measured = run.most_bytes(lesson.measured_bytes)
         fresh = msgspec.structs.replace(lesson, surplus=surplus, measured_bytes=measured)
         if fresh != lesson:
             self._store.learn(run.launch_key, fresh)
@@ -236,3 +250,15 @@ class Metering:
         runs = (run for run in reversed(self._runs.values()) if run.launch_key == entry.spec.launch_key)
         measured = next((run.seen_bytes for run in runs if run.seen_bytes), lesson.measured_bytes)
         return Learned(measured, lesson.probed_bytes)
+
+
+def _read(meter: Meter, workers: Mapping[int, int]) -> tuple[Reading | None, dict[int, int] | None]:
+    """What a meter shows, and what each worker has of it, with all its processes. Blocks."""
+    owners = {one: workers[pid] for pid in workers for one in sysfs.family(sysfs.PROC, pid)}
+    reading = meter.read(tuple(owners))
+    if reading is None or reading.held_bytes is None:
+        return reading, None
+    by_worker: Counter[int] = Counter()
+    for pid, size_bytes in reading.held_bytes.items():
+        by_worker[owners[pid]] += size_bytes
+    return reading, dict(by_worker)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from swapd.core.admission import expected_wait_s
 from swapd.core.fairness import in_order
-from swapd.core.ledger import LOADING_STATES, Ledger, Model
+from swapd.core.ledger import Ledger
+from swapd.core.records import LOADING_STATES, Model
 from swapd.core.room import why_waiting
 from swapd.pool.lease import Place
 

@@ -21,6 +21,7 @@ from swapd.config.profiles import in_profile
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.audit import Audit
 from swapd.core.ledger import Ledger
 from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
@@ -33,7 +34,7 @@ from swapd.pool.entries import Entries
 from swapd.pool.inbox import Inbox, Job, closed
 from swapd.pool.journal import Journal
 from swapd.pool.learned import Store
-from swapd.pool.lease import Lease, Place, Ticket
+from swapd.pool.lease import Lease, Place, Ticket, TokenCounts
 from swapd.pool.listener import Listener
 from swapd.pool.metering import Metering
 from swapd.pool.places import Places
@@ -80,6 +81,7 @@ class Pool:
         self._version = version
         self._loop = asyncio.get_running_loop()
         self._ledger = Ledger()
+        self._audit = Audit(self._ledger)
         self._inbox = Inbox()
         self._tasks = asyncio.TaskGroup()
         self._timer: asyncio.TimerHandle | None = None
@@ -154,7 +156,7 @@ class Pool:
 
     def _step(self, event: ev.Event) -> None:
         effects = step(self._ledger, event, self._loop.time())
-        self._ledger.check()
+        self._audit.look()
         for effect in effects:
             self._perform(effect)
 
@@ -284,6 +286,16 @@ class Pool:
         if grant is None or grant.done():
             return
         grant.set_result(self._crew.lease(effect.request_id, effect.worker_id, effect.waited_s))
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        self._crew.answer_moved(lease, began=began)
+
+    def answer_counted(self, lease: Lease, counts: TokenCounts) -> None:
+        usage = (lease.request_id, counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
+        self._book(control.Usage(*usage))
+
+    def answer_broke(self, lease: Lease) -> None:
+        self._crew.answer_broke(lease)
 
     def place(self, request_id: str) -> Place | None:
         return self._places.of(request_id, self._loop.time())

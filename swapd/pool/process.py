@@ -24,17 +24,30 @@ class Started:
     control: socket.socket
     control_fd: int
     """The number of the other end, in the process."""
+    end_s: float = 0.0
+    """How long it may take to end what it has started, see `LaunchSpec.end_s`."""
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the whole process group: it was started as the leader of its own."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
-    async def end(self) -> None:
-        """Kill what is left of the group and reap the process."""
+    async def kill(self) -> None:
+        """See the process dead and reaped, and before it what it has started, if that is not in its group."""
+        if self.end_s and self.process.returncode is None:
+            with contextlib.suppress(OSError):
+                self.control.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), self.end_s)
         self.signal(signal.SIGKILL)
-        self.control.close()
         await self.process.wait()
+
+    async def end(self) -> None:
+        """Kill what is left of it and of its group, and close the channel."""
+        try:
+            await self.kill()
+        finally:
+            self.control.close()
 
 
 async def start(describe: Callable[[int], LaunchSpec], *, takes_order: bool = False) -> Started:
@@ -58,4 +71,4 @@ async def start(describe: Callable[[int], LaunchSpec], *, takes_order: bool = Fa
         except BaseException:
             ours.close()
             raise
-        return Started(process, ours, theirs.fileno())
+        return Started(process, ours, theirs.fileno(), spec.end_s)

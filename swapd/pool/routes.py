@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from swapd.config.schema import Config, Model, Virtual
 from swapd.core.admission import newcomers_wait_s
 from swapd.core.departures import serves
-from swapd.core.ledger import LOADING_STATES, Ledger
-from swapd.core.ledger import Model as LedgerModel
+from swapd.core.ledger import Ledger
 from swapd.core.planner import hopeless
+from swapd.core.records import LOADING_STATES
+from swapd.core.records import Model as LedgerModel
 from swapd.core.routing import Standing, attempts
 from swapd.core.turns import reload_s, usual_service_s
 from swapd.errors import ModelDisabledError, SwapdError, UnknownModelError

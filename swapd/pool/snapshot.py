@@ -9,14 +9,15 @@ from itertools import islice
 from swapd.core.admission import expected_wait_s, newcomers_wait_s
 from swapd.core.fairness import in_order
 from swapd.core.layout import Layout, parts
-from swapd.core.ledger import Device as LedgerDevice
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
+from swapd.core.records import Device as LedgerDevice
+from swapd.core.records import Model, Worker
 from swapd.core.room import why_waiting
 from swapd.core.spec import RAM, SplitMode
-from swapd.pool.catalog import Entry, modalities
+from swapd.pool.catalog import Entry, capabilities, modalities
 from swapd.pool.devices import Device
 from swapd.pool.status import (
     ConfigStatus,
@@ -127,6 +128,7 @@ def listed_model(ledger: Ledger, entry: Entry) -> ListedModel:
         state=_state(ledger.workers_of(entry.model.id)),
         n_ctx=inspection.n_ctx if inspection is not None else 0,
         input_modalities=modalities(inspection.capabilities) if inspection is not None else ("text",),
+        capabilities=capabilities(inspection.capabilities) if inspection is not None else (),
     )
 
 
@@ -209,13 +211,20 @@ def model_status(
 
 
 def _footprint(ledger: Ledger, model: Model, entry: Entry, workers: list[Worker], learned: Learned) -> FootprintStatus:
-    if model.spec.costs is None or entry.formula is None:
+    if model.spec.costs is None or entry.formula is None or model.spec.elsewhere:
         return FootprintStatus()
     if workers:
         placement = workers[-1].placement
     else:
         room = ledger.budget_room(model)
         placement = place(model.spec, room) or preferred(model.spec, room)
+    if entry.fixed is not None:
+        declared = {name: size_bytes for name, size_bytes in entry.fixed.items() if size_bytes is not None}
+        return FootprintStatus(
+            estimated_bytes=dict(placement.device_bytes),
+            measured_bytes=dict(learned.measured_bytes),
+            formula_bytes=declared,
+        )
     layout = Layout(
         placement.devices, placement.tensor_split, placement.n_cpu_moe, model.spec.split_mode is SplitMode.ROW
     )

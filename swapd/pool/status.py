@@ -102,6 +102,8 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx: int = 0
     """Tokens; 0 if the model's file could not be read."""
     input_modalities: tuple[str, ...] = ("text",)
+    capabilities: tuple[str, ...] = ()
+    """By the names of `backends.base.Capabilities`; none if the model's file could not be read."""
     virtual: VirtualStatus | None = None
 
 

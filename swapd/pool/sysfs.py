@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,3 +115,15 @@ def _text(file: Path) -> str:
 def _number(file: Path) -> int:
     text = _text(file)
     return int(text) if text.isdigit() else 0
+
+
+def family(proc: Path, pid: int) -> list[int]:
+    """A process and all that descend from it, as far as the kernel lists children."""
+    found, new = [], [pid]
+    while new:
+        one = new.pop()
+        found.append(one)
+        with suppress(OSError):
+            for children in (proc / str(one)).glob("task/*/children"):
+                new += [int(child) for child in children.read_text().split()]
+    return found

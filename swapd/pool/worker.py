@@ -13,6 +13,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import msgspec
 import structlog
 
 from backends import control
+from backends.address import UnixAddress, WorkerAddress
 from backends.base import LaunchSpec
 from swapd.core.events import (
     Event,
@@ -32,6 +34,7 @@ from swapd.core.events import (
 )
 from swapd.core.lifecycle import WorkerState
 from swapd.pool.failures import End, judge
+from swapd.pool.lease import Patience
 from swapd.pool.process import Started, start
 from swapd.pool.ring import Ring
 from swapd.pool.spares import SpareProcess
@@ -40,6 +43,8 @@ log = structlog.get_logger()
 
 MAX_LINE_CHARS = 2_000
 TAIL_LINES = 16
+PROGRESS_EVERY_S = 0.25
+"""How often the progress that answers show is told of."""
 PIPE_CLOSE_S = 1.0
 """How long output may still come after the process has ended, if a grandchild holds the pipe."""
 
@@ -73,10 +78,15 @@ class WorkerProcess:
         output: Ring[str],
         post: Callable[[Event], None],
         on_usage: Callable[[control.Usage], None],
+        *,
+        reports_usage: bool = True,
     ) -> None:
         self.worker_id = worker_id
         self.model_id = model_id
         self.socket_path = socket_path
+        self.address: WorkerAddress = UnixAddress(socket_path)
+        self.reports_usage = reports_usage
+        self.patience: Patience | None = None
         self.pid: int | None = None
         self.load_progress: float | None = None
         #: Resolves with a sentence once the process is gone.
@@ -89,6 +99,15 @@ class WorkerProcess:
         self._phase = WorkerState.LAUNCHING
         self._failure: control.Failed | None = None
         self._steps = Steps(self._now_s())
+        self._moved_s = 0.0
+
+    def answer_moved(self, request_id: str, *, began: bool) -> None:
+        """A part of an answer has come, which is how the progress of a worker is seen that does not report it."""
+        now_s = self._now_s()
+        if self.lost.done() or (not began and now_s - self._moved_s < PROGRESS_EVERY_S):
+            return
+        self._moved_s = now_s
+        self._post(WorkerProgressed(self.worker_id, request_id if began else None))
 
     def stop(self, grace_s: float) -> None:
         """Terminate the process, kill it after `grace_s` seconds. The first call counts."""
@@ -108,7 +127,7 @@ class WorkerProcess:
         end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped")
         try:
             self.socket_path.unlink(missing_ok=True)
-            end = await self._live(await _began(describe, spare))
+            end = await self._live(await _began(partial(self._described, describe), spare))
         except OSError as error:
             end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} could not be started: {error}")
         finally:
@@ -116,6 +135,12 @@ class WorkerProcess:
             if not self.lost.done():
                 self.lost.set_result(end.detail)
             self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
+
+    def _described(self, describe: Callable[[int], LaunchSpec], control_fd: int) -> LaunchSpec:
+        spec = describe(control_fd)
+        if spec.address is not None:
+            self.address = spec.address
+        return spec
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -162,7 +187,7 @@ class WorkerProcess:
                 await asyncio.wait({exited}, timeout=grace_s)
             if not exited.done():
                 log.warning("worker killed", model=self.model_id, pid=process.pid, grace_s=grace_s)
-                started.signal(signal.SIGKILL)
+                await started.kill()
             await exited
             log.info("worker stopped", model=self.model_id, stop_s=round(self._now_s() - asked_at_s, 4))
 

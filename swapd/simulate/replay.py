@@ -10,6 +10,7 @@ from functools import partial
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.audit import Audit
 from swapd.core.ledger import Ledger
 from swapd.core.pages import Pages, pages_of
 from swapd.core.scheduler import step
@@ -28,10 +29,11 @@ START_S = 0.05
 def core() -> Decide:
     """swapd's own scheduler, its invariants checked after every step as the daemon does."""
     ledger = Ledger()
+    audit = Audit(ledger)
 
     def decide(event: ev.Event, now_s: float) -> Sequence[ef.Effect]:
         effects = step(ledger, event, now_s)
-        ledger.check()
+        audit.look()
         return effects
 
     return decide

@@ -88,16 +88,16 @@ def _means(requests: Sequence[Request]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class LoadTime:
-    """Of one model, and how it is known: from a `daemon`, the `trace`, or its `size`."""
+    """Of one model, and how it is known: from a `daemon`, the `trace`, what was `learned` here, or its `size`."""
 
     load_s: float
-    source: Literal["daemon", "trace", "size"]
+    source: Literal["daemon", "trace", "learned", "size"]
 
 
 def load_times(
     models: Iterable[ModelSpec], facts: Mapping[str, ModelFacts], learned_s: Mapping[str, float]
 ) -> dict[str, LoadTime]:
-    """How long each model's load takes: as a daemon has learned, else as the trace says, else by its size."""
+    """How long each model's load takes: as a daemon has seen, else as the trace says, as was learned, by its size."""
     found = {}
     for spec in models:
         said_s = facts[spec.id].load_s if spec.id in facts else None
@@ -106,7 +106,7 @@ def load_times(
         elif said_s is not None:
             found[spec.id] = LoadTime(said_s, "trace")
         else:
-            found[spec.id] = LoadTime(reload_s(None, spec), "size")
+            found[spec.id] = LoadTime(reload_s(None, spec), "size" if spec.learned_load_s is None else "learned")
     return found
 
 

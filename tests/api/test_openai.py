@@ -140,3 +140,6 @@ def test_a_model_that_was_never_loaded_has_a_document() -> None:
     assert document["aliases"] == ["m"]
     assert document["context_length"] is None
     assert document["input_modalities"] == ["text"]
+    assert document["capabilities"] == []
+    assert (document["type"], document["display_name"]) == ("model", "real/id")
+    assert document["created_at"] == "1970-01-01T00:00:07+00:00"

@@ -24,11 +24,12 @@ from support.gguf_files import (
 from support.llama_cpp_figures import ask_llama_cpp
 from support.model_zoo import ZOO
 
+from backends.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
 from backends.base import Capabilities, InvalidModelError, LaunchOrder, Offload, decode_path
+from backends.environment import worker_environment
 from backends.footprint import dimensions
 from backends.gguf import read_header
-from backends.llama_cpp.architectures import ARCHITECTURES, NOT_SERVED, RECURRENT, WITHOUT_CACHE
-from backends.llama_cpp.backend import LlamaCppBackend, context_plan, worker_environment
+from backends.llama_cpp.backend import LlamaCppBackend, context_plan
 from backends.llama_cpp.settings import LlamaCppSettings
 from backends.registry import installed_backends
 
@@ -58,7 +59,7 @@ def test_the_real_model_is_described_in_one_line() -> None:
     inspection = BACKEND.inspect(settings_for(smollm2_path(), n_ctx=4096, n_parallel=6))
     assert inspection.description == "llama 135M Q4_1, 30 layers, trained for 8,192 tokens"
     assert inspection.architecture == "llama"
-    assert inspection.capabilities == Capabilities(chat=True, completions=True, embeddings=False)
+    assert inspection.capabilities == Capabilities(chat=True, completions=True, tools=True)
     assert (inspection.slots, inspection.n_ctx, inspection.n_gpu_layers) == (6, 4096, None)
     assert inspection.footprint.weights_bytes == 96_576_768
     assert inspection.footprint.kv_bytes == 30 * 4096 * 2 * 2 * 192
@@ -89,7 +90,7 @@ def test_a_file_with_pooling_serves_embeddings_unless_told_otherwise(tmp_path: P
     only_embeddings = Capabilities(chat=False, completions=False, embeddings=True)
     pooled = write_model(tmp_path / "pooled.gguf", metadata={"llama.pooling_type": 1})
     assert BACKEND.inspect(settings_for(pooled)).capabilities == only_embeddings
-    assert BACKEND.inspect(settings_for(pooled, embeddings=False)).capabilities == Capabilities()
+    assert BACKEND.inspect(settings_for(pooled, embeddings=False)).capabilities == Capabilities(tools=True)
     assert BACKEND.inspect(settings_for(tiny, embeddings=True)).capabilities == only_embeddings
     encoder = write_model(tmp_path / "encoder.gguf", metadata={"llama.attention.causal": False})
     assert BACKEND.inspect(settings_for(encoder)).capabilities == only_embeddings
@@ -108,7 +109,7 @@ def test_a_reranking_model_needs_its_classifier(tmp_path: Path) -> None:
         with pytest.raises(InvalidModelError, match="cannot rerank: it has no classifier"):
             BACKEND.inspect(settings)
     assert BACKEND.inspect(settings_for(path, pooling="mean")).capabilities.embeddings
-    assert BACKEND.inspect(settings_for(path, embeddings=False)).capabilities == Capabilities()
+    assert BACKEND.inspect(settings_for(path, embeddings=False)).capabilities == Capabilities(tools=True)
 
 
 @pytest.mark.parametrize(

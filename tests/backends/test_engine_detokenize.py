@@ -82,3 +82,11 @@ def test_however_the_bytes_are_cut_the_text_ends_before_the_first_stop(
     assert text.startswith(shown)
     assert any(text.startswith(stop, len(shown)) for stop in stops)
     assert find_stop(shown, stops) is None
+
+
+def test_the_longest_stop_string_where_a_text_was_cut_is_told() -> None:
+    text = TextStream(("EN", "END", "x"))
+    assert text.push(b"a") == ("a", False)
+    assert text.stopped_by is None
+    assert text.push(b"bEND") == ("b", True)
+    assert text.stopped_by == "END"

@@ -10,6 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from backends.base import Offload
+from backends.gguf_settings import CacheType
 from backends.llama_cpp.engine.params import (
     BufferOverride,
     ModelFacts,
@@ -21,7 +22,7 @@ from backends.llama_cpp.engine.params import (
     projector_device,
     usable_cores,
 )
-from backends.llama_cpp.settings import MAX_DRAFT_TOKENS, CacheType, LlamaCppSettings
+from backends.llama_cpp.settings import MAX_DRAFT_TOKENS, LlamaCppSettings
 
 DENSE = ModelFacts()
 SLIDING = ModelFacts(per_sequence_cache=True, sliding_window=True)

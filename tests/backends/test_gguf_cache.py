@@ -10,7 +10,7 @@ from support.gguf_files import Shape, write_model
 
 from backends.base import InvalidModelError
 from backends.gguf_cache import HeaderCache
-from backends.llama_cpp.backend import model_files
+from backends.gguf_model import model_files
 from backends.llama_cpp.settings import LlamaCppSettings
 
 

@@ -16,8 +16,9 @@ from support.model_zoo import ZOO
 from backends.base import InvalidModelError
 from backends.footprint import dimensions, footprint
 from backends.gguf import parse_header, read_header
-from backends.llama_cpp.backend import check_is_model, check_settings, context_plan, task_of
-from backends.llama_cpp.engine.types import Task
+from backends.gguf_model import check_is_model, check_settings, task_of
+from backends.gguf_settings import Task
+from backends.llama_cpp.backend import context_plan
 from backends.llama_cpp.settings import LlamaCppSettings
 
 TRIES = 10_000

@@ -17,11 +17,11 @@ from test_worker_process import launched
 
 from backends.base import InvalidModelError, Offload
 from backends.control import Failed, FailureKind
+from backends.gguf_settings import Lora
 from backends.llama_cpp.backend import LlamaCppBackend
 from backends.llama_cpp.engine.batch import Batch
 from backends.llama_cpp.engine.model import Model
 from backends.llama_cpp.engine.params import ModelLoadError
-from backends.llama_cpp.settings import Lora
 
 SHAPE = Shape(weight_type=gguf.GGMLQuantizationType.F32)
 BACKEND = LlamaCppBackend()

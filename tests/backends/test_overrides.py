@@ -11,8 +11,8 @@ from support.model_zoo import ZOO
 
 from backends.base import Footprint
 from backends.llama_cpp.backend import LlamaCppBackend
-from backends.llama_cpp.overrides import host_pattern
 from backends.llama_cpp.settings import LlamaCppSettings
+from backends.overrides import host_pattern
 
 READ = [
     r"blk\.[0-2]\.ffn_(up|down)_exps",

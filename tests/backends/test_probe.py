@@ -18,10 +18,11 @@ from support.mmproj_files import write_llava
 from support.model_zoo import ZOO
 
 from backends.base import DeviceMemory, Footprint, Offload, ProbedDevice, ProbeError, ProbeResult
+from backends.gguf_settings import Lora
 from backends.llama_cpp.backend import LlamaCppBackend
 from backends.llama_cpp.probe import BREAKDOWN, from_log, with_additions
 from backends.llama_cpp.probing import TIMEOUT_S
-from backends.llama_cpp.settings import LlamaCppSettings, Lora
+from backends.llama_cpp.settings import LlamaCppSettings
 
 BACKEND = LlamaCppBackend()
 MIB = 1024 * 1024

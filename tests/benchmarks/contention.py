@@ -5,9 +5,9 @@
 Beside llama-server's router mode with `--models-max 2` when a command is given, of the same ggml build. The models are
 one model in three quantizations. Clients send by a clock and not when they are answered: bursts of requests for one
 model each, whose popularity is Zipf's, at a share of the requests per second that was measured before on the two most
-popular ones, without swaps (the lower of both servers'). Every client has an address of its own. Both servers get the
-same requests at the same times, one after the other; nobody is measured before both are quiet. A wait is from the
-request to its first token; a swap is a worker that is started.
+popular ones, without swaps (the lower of both servers', which take turns at that). Every client has an address of its
+own. Both servers get the same requests at the same times, one after the other; nobody is measured before both are
+quiet. A wait is from the request to its first token; a swap is a worker that is started.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import json
 import random
 import shlex
+import statistics
 import sys
 import tempfile
 import time
@@ -37,6 +38,8 @@ STARTED = {"swapd": '"event": "worker ready"', "llama-server": "spawning server 
 """What each writes to its log when a worker is started."""
 LOGS = {"swapd": "swapd.log", "llama-server": "router.log"}
 ROOM = 2
+CAPACITY_ROUNDS = 3
+"""In which both servers' capacity is measured: a machine's speed may drift by a fifth within minutes."""
 PATIENCE_S = 600.0
 """Beyond the last request, until what is not answered has failed."""
 WHATS = {
@@ -63,6 +66,7 @@ class Load:
     prompt_tokens: int = 48
     output_tokens: int = 24
     capacity_s: float = 20.0
+    """Of each round, until nothing more is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +101,26 @@ async def ask(server: Server, model: str, client: int, rng: random.Random, load:
     return connection.stream()
 
 
-async def capacity(server: Server, names: Sequence[str], load: Load, places: int) -> float:
-    """Requests per second of loaded models with every place taken all the time."""
-    deadline_s = time.perf_counter() + load.capacity_s
+async def capacity(server: Server, names: Sequence[str], load: Load, places: int, seed: str) -> float:
+    """Requests per second of loaded models with so many clients that ask again as soon as they are answered.
+
+    All that were asked for count, and the time until all are answered: as many as run at once are a quarter of what a
+    round has time for, and would be the noise.
+    """
+    begin_s = time.perf_counter()
     weights = popularity(len(names), load)
     served = 0
 
     async def client(number: int) -> None:
         nonlocal served
-        rng = random.Random(number)
-        while time.perf_counter() < deadline_s:
+        rng = random.Random(f"{seed} {number}")
+        while time.perf_counter() < begin_s + load.capacity_s:
             stream = await ask(server, rng.choices(names, weights)[0], number, rng, load)
             stream.check(load.prompt_tokens, load.output_tokens)
-            served += time.perf_counter() < deadline_s
+            served += 1
 
     await asyncio.gather(*(client(number) for number in range(places)))
-    return served / load.capacity_s
+    return served / (time.perf_counter() - begin_s)
 
 
 async def play(server: Server, trace: Sequence[Arrival], names: Sequence[str], load: Load) -> list[Stream]:
@@ -157,14 +165,8 @@ async def run(bench: Bench, load: Load, turns: str, n_parallel: int) -> list[Fig
     names = [model.name for model in models]
     fleet = Fleet(tuple(models), room=ROOM, n_parallel=n_parallel, threads=bench.threads, turns=turns)
     async with fleets(bench, fleet) as servers:
-        capacities = []
-        for server in servers:
-            for name in names[:ROOM]:
-                await complete(server, [{**text_body(random.Random(0), 8, 2), "model": name}])
-            await until_quiet(servers)
-            capacities.append(await capacity(server, names[:ROOM], load, min(load.clients, ROOM * n_parallel)))
-            print(f"{server.name}: {capacities[-1]:.2f} requests/s without swaps", file=sys.stderr, flush=True)
-        rate = load.share * min(capacities)
+        capacities = await _capacities(servers, names[:ROOM], load, ROOM * n_parallel)
+        rate = load.share * min(map(statistics.fmean, capacities))
 
         async def turn(server: Server, rng: random.Random) -> dict[str, float]:
             trace = arrivals(rng, len(names), rate, load)
@@ -176,14 +178,28 @@ async def run(bench: Bench, load: Load, turns: str, n_parallel: int) -> list[Fig
     return _figures(samples, capacities)
 
 
-def _figures(samples: Sequence[Sequence[dict[str, float]]], capacities: Sequence[float]) -> list[Figure]:
+async def _capacities(servers: list[Server], names: Sequence[str], load: Load, places: int) -> list[list[float]]:
+    """Of each server one figure for each round. Every round begins with another one and has requests of its own."""
+    found: dict[str, list[float]] = {server.name: [] for server in servers}
+    for number in range(CAPACITY_ROUNDS):
+        for server in servers if number % 2 == 0 else reversed(servers):
+            for name in names:
+                await complete(server, [{**text_body(random.Random(0), 8, 2), "model": name}])
+            await until_quiet(servers)
+            rate = await capacity(server, names, load, min(load.clients, places), str(number))
+            found[server.name].append(rate)
+            print(f"{server.name}: {rate:.2f} requests/s without swaps", file=sys.stderr, flush=True)
+    return list(found.values())
+
+
+def _figures(samples: Sequence[Sequence[dict[str, float]]], capacities: Sequence[Sequence[float]]) -> list[Figure]:
     figures = [
         Figure(
             scenario="contention",
             what="capacity without swaps",
             unit="req/s",
-            swapd=(capacities[0],),
-            llama_server=tuple(capacities[1:]),
+            swapd=tuple(capacities[0]),
+            llama_server=tuple(rate for other in capacities[1:] for rate in other),
         )
     ]
     for key, (what, unit, target) in WHATS.items():

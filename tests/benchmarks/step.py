@@ -3,8 +3,9 @@
     python tests/benchmarks/step.py [--models 1000] [--waiting 10000] [--seconds 5] [--profile]
 
 Two GPUs and RAM hold about ten of the models; requests end and new ones come, workers load and leave, all in virtual
-time, while only `step` itself is timed. Printed are microseconds by kind of event, then the medians for a quarter, half
-and twice as much of each, to see that they grow no faster than linearly.
+time, while only `step` and the look for breaches that follows it are timed. Printed are microseconds by kind of event,
+then the same for fewer models or fewer requests, to see that nothing grows faster than linearly. The step of a timer
+looks at everything.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from support.simulation import CALM, Simulation, metered, model
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.ledger import Request
+from swapd.core.requests import Request
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
 
@@ -36,7 +37,7 @@ TARGET_US = 1000.0
 
 
 class Timed(Simulation):
-    """Notes the seconds of each step, by the kind of event. Without the ledger's checks, which are no part of it."""
+    """Notes the seconds of each step, by the kind of event, with the checks that the daemon does after it."""
 
     def __init__(self, seed: int, models: int, waiting: int, spread: int) -> None:
         self.times_s: dict[str, list[float]] = defaultdict(list)
@@ -62,6 +63,7 @@ class Timed(Simulation):
             self.profile.enable()
         begun_s = time.perf_counter()
         todo = step(self.ledger, event, now_s)
+        self.audit.look()
         took_s = time.perf_counter() - begun_s
         if self.profile is not None:
             self.profile.disable()
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--waiting", type=int, default=10_000)
     parser.add_argument("--spread", type=int, default=1000, help="models that requests wait for, at most")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each of the seven figures")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each of the seven rows")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead of growth")
     asked = parser.parse_args()
     print(f"{asked.models} models, {asked.waiting} requests waiting for {min(asked.models, asked.spread)} of them")
@@ -126,12 +128,21 @@ def main() -> None:
     print_kinds(timed)
     median_us = statistics.median(all_us(timed))
     print(f"median {median_us:.0f} µs, {'within' if median_us <= TARGET_US else 'over'} {TARGET_US:.0f} µs")
-    print("\nfactor   models   waiting   (median µs with so much more of one)")
-    for factor in (0.25, 0.5, 2.0):
-        more_models = measured(int(asked.models * factor), asked.waiting, asked.spread, asked.seconds)
-        more_waiting = measured(asked.models, int(asked.waiting * factor), asked.spread, asked.seconds)
-        medians = [statistics.median(all_us(one)) for one in (more_models, more_waiting)]
-        print(f"{factor:6}   {medians[0]:6.0f}   {medians[1]:7.0f}")
+    print("\nmodels  waiting     steps    median       p99     worst    timer's median  (µs)")
+    for models, waiting in growth(asked.models, asked.waiting):
+        one = measured(models, waiting, asked.spread, asked.seconds)
+        ordered = sorted(all_us(one))
+        timers_us = [took_s * 1e6 for took_s in one.times_s["TimerFired"]] or [float("nan")]
+        print(
+            f"{models:6} {waiting:8} {len(ordered):9} {statistics.median(ordered):9.0f} "
+            f"{ordered[int(0.99 * (len(ordered) - 1))]:9.0f} {ordered[-1]:9.0f} {statistics.median(timers_us):17.0f}"
+        )
+
+
+def growth(models: int, waiting: int) -> list[tuple[int, int]]:
+    """Fewer of one or of the other, and as many."""
+    fewer = [(models, int(waiting * share)) for share in (0.1, 0.2, 0.5)]
+    return [*fewer, *((int(models * share), waiting) for share in (0.1, 0.3, 1.0))]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from backends.llama_cpp.settings import LlamaCppSettings
+from backends.remote import RemoteBackend, RemoteSettings
 from swapd.config.load import TOP_KEYS, load, parse
 from swapd.config.models import MODEL_KEYS, PARAMS_KEYS
 from swapd.config.schema import Memory, Model, Params, Queue, Server, Turns
@@ -21,6 +22,11 @@ REFERENCE = ROOT / "docs" / "configuration.md"
 SERVER_KEYS = server_keys(Path("/"))
 SECTIONS = {"server": SERVER_KEYS, "memory": MEMORY_KEYS, "queue": QUEUE_KEYS, "turns": TURNS_KEYS}
 SETTINGS = set(LlamaCppSettings.__struct_fields__)
+
+
+@pytest.fixture
+def backends(backends):
+    return {**backends, "remote": RemoteBackend()}
 
 
 def uncommented() -> str:
@@ -85,6 +91,12 @@ def test_the_reference_has_a_row_for_every_key():
     for section, keys in SECTIONS.items():
         assert [row[0] for row in rows[section]] == list(keys), section
     assert [row[0] for row in rows["models and defaults"]] == [*MODEL_KEYS, *LlamaCppSettings.__struct_fields__]
+
+
+def test_the_page_about_servers_elsewhere_has_a_row_for_every_key():
+    page = (ROOT / "docs" / "remote.md").read_text()
+    names = [name for line in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)]
+    assert set(names) == {*RemoteSettings.__struct_fields__, "stall_timeout"}
 
 
 def literal(default: str) -> str | None:

@@ -10,7 +10,7 @@ from support.stepper import Stepper, gpu_model, only
 from swapd.core import events as ev
 from swapd.core.devices import GUARD_EVERY_S, SETTLE_S
 from swapd.core.effects import Launch, Reject, Sample, Stop, Tell
-from swapd.core.ledger import SAMPLE_PATIENCE_S, WATCH_EVERY_S
+from swapd.core.records import SAMPLE_PATIENCE_S, WATCH_EVERY_S
 from swapd.core.room import why_waiting
 from swapd.core.spec import DeviceSpec, ModelSpec
 

@@ -9,8 +9,8 @@ from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import events as ev
 from swapd.core.effects import Answer, Effect, Grant, Launch, Reject, Stop
-from swapd.core.ledger import Worker
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Worker
 from swapd.core.spec import DeviceSpec, ModelSpec
 
 HOT = model("hot", 300, slots=1, replicas=2, stall_timeout_s=1e6)

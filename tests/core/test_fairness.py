@@ -21,7 +21,8 @@ from swapd.core.fairness import (
     next_request,
     note_seen,
 )
-from swapd.core.ledger import Model
+from swapd.core.records import Model
+from swapd.core.requests import MAX_VOID, Request, Shares, rank
 
 
 def arrived(stepper: Stepper, request_id: str, client: str, *, priority: int = 0, at_s: float | None = None) -> None:
@@ -364,3 +365,39 @@ def test_one_request_at_a_time_waits_a_fair_share_and_a_batch_at_most_beside_fif
     # One batch for the place, and one more where the oldest of all goes first.
     assert max(modest) <= 2 * longest_s
     assert max(modest) < sum(hog) / len(hog)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_who_is_first_is_known_whatever_became_of_the_accounts(seed: int) -> None:
+    """Kept by what changes, and the same as looking at every account."""
+    rng = random.Random(seed)
+    shares = Shares()
+    waiting: list[Request] = []
+    running: list[Request] = []
+    ended: list[Request] = []
+    for number in range(600):
+        action = rng.choice(["enter", "enter", "leave", "start", "start", "end", "settle", "late"])
+        if action == "enter":
+            one = Request(f"r{number}", "m", f"c{rng.randrange(12)}", rng.choice([0, 0, 1]), float(number), 10)
+            waiting.append(one)
+            shares.enter(one)
+        elif action in ("leave", "start") and waiting:
+            one = waiting.pop(rng.randrange(len(waiting)))
+            if action == "leave":
+                shares.leave(one)
+            else:
+                shares.start(one)
+                running.append(one)
+        elif action == "settle" and running:
+            shares.settle(rng.choice(running), rng.randrange(50))
+        elif action == "end" and running:
+            ended.append(running.pop(rng.randrange(len(running))))
+            shares.end(ended[-1], refund=rng.random() < 0.2)
+        elif action == "late" and ended:
+            one = ended.pop()
+            shares.settle_late(one.id, one.client, rng.randrange(50))
+        ranked = [(rank(one.head(), one.level), one) for one in shares.active.values() if one.waiting]
+        if ranked:
+            assert shares.first() is min(ranked, key=lambda pair: pair[0])[1].head()
+        assert len(shares.ranks) <= MAX_VOID + 2 * len(shares.active)
+        assert shares.waiting_since_us == sum(one.arrived_us for one in waiting)

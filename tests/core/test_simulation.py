@@ -7,11 +7,11 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, gpu, metered, model, ram
+from support.simulation import CALM, MIB, SPARE, Faults, Simulation, deep_costs, elsewhere, gpu, metered, model, ram
 
 from swapd.core import events as ev
 from swapd.core.devices import GUARD_EVERY_S
-from swapd.core.spec import RAM, DeviceSpec, ModelSpec, SplitMode
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, SplitMode
 
 STEPS = int(os.environ.get("SWAPD_SIMULATION_STEPS", "100000"))
 """Of the scheduler, over all random histories. CI has time for this many; a release is worth a million."""
@@ -50,6 +50,8 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         # Of two models of one size and kind, and so perhaps of one file, each layout's pages are the same.
         mapped_files=rng.choice([None, f"{size_mib}/{kind}"]),
     )
+    if kind == "plain" and rng.random() < 0.2:
+        return placing_itself(spec, rng.choice([None, size_mib * MIB]), rng.choice([None, 100 * MIB]), gpus)
     if kind != "plain":
         spec = replace(spec, costs=deep_costs(size_mib, experts=kind == "experts"))
     wishes: dict[str, dict[str, object]] = {
@@ -59,7 +61,40 @@ def random_model(rng: random.Random, name: str, gpus: int) -> ModelSpec:
         "one": {"split_mode": SplitMode.NONE},
         "rows": {"split_mode": SplitMode.ROW},
     }
-    return replace(spec, **wishes.get(kind, {}))  # type: ignore[arg-type]
+    spec = replace(spec, **wishes.get(kind, {}))  # type: ignore[arg-type]
+    # Of workers that do not report; a server elsewhere is one, too. By chance that leaves the rest as it is.
+    luck = random.Random(repr(spec))
+    spec = replace(spec, first_token_timeout_s=luck.choice([None, None, None, 30.0]))
+    if luck.random() >= 0.06:
+        return spec
+    cloud = elsewhere(name, slots=slots)
+    return replace(
+        spec,
+        launch_key=f"elsewhere/{slots}",
+        costs=cloud.costs,
+        elsewhere=True,
+        mapped_files=None,
+        n_gpu_layers=0,
+        tensor_split=(),
+        spare=None,
+    )
+
+
+def placing_itself(spec: ModelSpec, gpu_bytes: int | None, ram_bytes: int | None, gpus: int) -> ModelSpec:
+    """The model run by a program of which it is known what it takes, or not, on the first GPU if there is one."""
+    names = ("CUDA0",) if gpus else ()
+    fixed = {**dict.fromkeys(names, gpu_bytes), RAM: ram_bytes}
+    costs = LayerCosts((0,), (0,), host_bytes=sum(size or 0 for size in fixed.values()), compute_bytes=0)
+    return replace(
+        spec,
+        launch_key=f"{spec.launch_key}/{gpu_bytes}/{ram_bytes}",
+        fixed=fixed,
+        costs=costs,
+        devices=names,
+        n_gpu_layers=None if names else 0,
+        mapped_files=None,
+        spare=None,
+    )
 
 
 def random_devices(rng: random.Random) -> list[DeviceSpec]:
@@ -206,9 +241,9 @@ def test_the_histories_reach_every_kind_of_end() -> None:
     assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
     assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
     assert beside == {"a replica", "its pages"}
-    assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout"} <= outcomes
+    assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout", "given_up"} <= outcomes
     assert {"queue_full", "client_limit", "load_timeout", "invalid_model", "unknown_model", "shutting_down"} <= outcomes
-    assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM"}
+    assert placed == {"in RAM", "whole on a GPU", "whole on several", "experts in RAM", "layers in RAM", "elsewhere"}
 
 
 def test_two_clients_in_a_closed_loop_on_two_models_rarely_swap() -> None:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.simulation import MIB, deep_costs, gpu, metered, model, ram
+from support.simulation import MIB, deep_costs, elsewhere, gpu, metered, model, ram
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.ledger import LEAVING_STATES, Worker
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import LEAVING_STATES, Worker
 from swapd.core.spec import ModelSpec
 
 MODELS = (
@@ -29,6 +29,7 @@ MODELS = (
     gpu_model("other", 600, slots=1, turn_s=0.0, priority=1, has_portable_mode=True),
     replace(model("deep", 1200, gpu=True, slots=2, max_wait_s=8.0), costs=deep_costs(1200, experts=True)),
     model("huge", 9000),
+    elsewhere("cloud", slots=1, first_token_timeout_s=300.0),
     model("twin", 900, slots=1, max_wait_s=10.0, mapped_files="large"),
 )
 NAMES = [spec.id for spec in MODELS]

@@ -256,7 +256,7 @@ async def test_models_are_listed_in_order_and_found_by_id_and_alias() -> None:
             listed = await response.json()
         assert [entry["id"] for entry in listed["data"]] == ["org/b", "org/a"]
         assert listed["data"][0]["state"] == "ready"
-        assert listed["data"][0]["context_length"] == 2048
+        assert listed["data"][0]["context_length"] == listed["data"][0]["max_input_tokens"] == 2048
         for name in ("org/b", "bee", "org%2Fb"):
             async with home.http.get(f"/v1/models/{name}") as response:
                 assert (await response.json())["id"] == "org/b"

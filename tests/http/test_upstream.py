@@ -8,15 +8,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.front_door import Call, Script, worker
+from support.front_door import Call, Script, tcp_worker, worker
+from support.tls_front import Certified, certified
 
+from backends.address import Tls
 from swapd.http.upstream import MAX_HEAD_BYTES, MAX_UNREAD_BYTES, Upstream, UpstreamError, post
+from swapd.pool.lease import Address, UnixAddress, UrlAddress
 
 
 @asynccontextmanager
 async def asking(tmp_path: Path, script: Script, body: bytes = b"{}") -> AsyncIterator[Upstream]:
     async with worker(tmp_path / "w", script) as path, asyncio.timeout(10):
-        async with post(path, "/x", {"X-Request-Id": "r1"}, body, connect_s=5.0) as upstream:
+        async with post(UnixAddress(path), "/x", {"X-Request-Id": "r1"}, body, connect_s=5.0) as upstream:
             yield upstream
 
 
@@ -154,12 +157,84 @@ async def test_leaving_cuts_the_connection(tmp_path: Path) -> None:
         closed.set()
 
     async with worker(tmp_path / "w", script) as path, asyncio.timeout(10):
-        async with post(path, "/x", {}, b"{}", connect_s=5.0) as upstream:
+        async with post(UnixAddress(path), "/x", {}, b"{}", connect_s=5.0) as upstream:
             assert upstream.status == 200
         await closed.wait()
 
 
 async def test_a_socket_that_nobody_serves_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UpstreamError, match="no connection"):
-        async with post(tmp_path / "none", "/x", {}, b"", connect_s=5.0):
+        async with post(UnixAddress(tmp_path / "none"), "/x", {}, b"", connect_s=5.0):
             pytest.fail("there is no worker")
+
+
+async def echo_head(call: Call) -> None:
+    await call.whole(call.head.encode())
+
+
+async def head_seen_at(address: Address, path: str = "/v1/x") -> list[str]:
+    async with asyncio.timeout(10), post(address, path, {"X-Request-Id": "r1"}, b"{}", connect_s=5.0) as upstream:
+        return (await read_all(upstream)).decode().splitlines()
+
+
+async def test_a_worker_on_a_port_is_asked_by_its_name() -> None:
+    async with tcp_worker(echo_head) as address:
+        request, *headers = await head_seen_at(address)
+    assert request == "POST /v1/x HTTP/1.1"
+    assert headers[0] == f"Host: 127.0.0.1:{address.port}"
+
+
+async def test_a_server_elsewhere_gets_its_base_path_and_its_headers_in_place_of_equal_ones() -> None:
+    async with tcp_worker(echo_head) as address:
+        url = UrlAddress(
+            address.host, address.port, base_path="/api", headers={"Authorization": "Bearer k", "x-request-id": "own"}
+        )
+        request, *headers = await head_seen_at(url)
+    assert request == "POST /api/v1/x HTTP/1.1"
+    assert "Authorization: Bearer k" in headers
+    assert [line for line in headers if line.lower().startswith("x-request-id")] == ["x-request-id: own"]
+
+
+def test_an_address_never_shows_its_headers() -> None:
+    url = UrlAddress("::1", 443, Tls(), "/v1", {"Authorization": "Bearer canary"})
+    assert str(url) == "https://[::1]/v1"
+    assert "canary" not in repr(url)
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    return certified(tmp_path_factory.mktemp("tls"))
+
+
+async def test_tls_reaches_who_is_vouched_for_by_the_given_file(identity: Certified) -> None:
+    async with tcp_worker(echo_head, tls=identity.server) as address:
+        url = UrlAddress("localhost", address.port, Tls(ca_file=identity.ca_file))
+        assert (await head_seen_at(url))[1] == f"Host: localhost:{address.port}"
+        unchecked = UrlAddress("127.0.0.1", address.port, Tls(verify=False))
+        assert (await head_seen_at(unchecked))[1] == f"Host: 127.0.0.1:{address.port}"
+
+
+async def test_a_large_answer_over_tls_is_held_back_and_whole(identity: Certified) -> None:
+    async def script(call: Call) -> None:
+        await call.whole(b"x" * 5_000_000)
+
+    async with tcp_worker(script, tls=identity.server) as address:
+        url = UrlAddress("localhost", address.port, Tls(ca_file=identity.ca_file))
+        async with asyncio.timeout(20), post(url, "/x", {}, b"{}", connect_s=5.0) as upstream:
+            assert len(await read_all(upstream)) == 5_000_000
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_who_is_not_vouched_for_gets_nothing(identity: Certified, host: str, tmp_path: Path) -> None:
+    trust = Tls() if host == "localhost" else Tls(ca_file=identity.ca_file)
+    seen: list[str] = []
+
+    async def script(call: Call) -> None:
+        seen.append(call.head)
+
+    async with tcp_worker(script, tls=identity.server) as address:
+        with pytest.raises(UpstreamError, match="certificate"):
+            await head_seen_at(UrlAddress(host, address.port, trust, headers={"Authorization": "Bearer canary"}))
+        with pytest.raises(UpstreamError, match="no connection"):
+            await head_seen_at(UrlAddress("localhost", address.port, Tls(ca_file=tmp_path / "missing.pem")))
+    assert not seen

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from support.gguf_files import Shape, write_model
 
-from backends.base import Offload
+from backends.base import Capabilities, Offload
 from backends.llama_cpp.backend import LlamaCppBackend
 from backends.llama_cpp.settings import LlamaCppSettings
 from swapd.config.schema import Config, Model, Server
 from swapd.core.placement import place
 from swapd.core.spec import RAM, Placement, Room, SplitMode
-from swapd.pool.catalog import Entry, inspect, offload, spare_sizes, unmapped_bytes
+from swapd.pool.catalog import Entry, capabilities, inspect, offload, spare_sizes, unmapped_bytes
 
 TWO_GPUS = ("CUDA0", "CUDA1", "RAM")
 
@@ -30,6 +30,11 @@ def test_settings_that_say_nothing_leave_everything_to_placement(tmp_path: Path)
     spec = inspected(tmp_path, TWO_GPUS).spec
     assert (spec.n_gpu_layers, spec.n_cpu_moe, spec.main_gpu) == (None, None, None)
     assert (spec.devices, spec.tensor_split, spec.split_mode) == ((), (), SplitMode.LAYER)
+
+
+def test_what_a_model_can_do_is_named() -> None:
+    assert capabilities(Capabilities(tools=True)) == ("chat", "completions", "tools")
+    assert capabilities(Capabilities(chat=False, completions=False, rerank=True)) == ("rerank",)
 
 
 def test_what_is_set_by_hand_reaches_the_core(tmp_path: Path) -> None:

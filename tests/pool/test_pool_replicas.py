@@ -28,7 +28,7 @@ async def test_two_requests_run_on_two_workers_each_with_a_socket_of_its_own(tmp
     async with running_pool(tmp_path, config(hot(tmp_path))) as (pool, counts), AsyncExitStack() as leases:
         first = await leases.enter_async_context(pool.lease(ticket("hot", "1")))
         second = await leases.enter_async_context(pool.lease(ticket("hot", "2")))
-        assert first.socket_path != second.socket_path
+        assert first.address != second.address
         for lease in (first, second):
             assert await ask(lease, "hello")
         model = status_of(pool)

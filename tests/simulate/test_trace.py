@@ -79,11 +79,12 @@ def test_a_request_without_a_priority_has_its_models() -> None:
     assert [job.priority for job in work] == [5, 1]
 
 
-def test_load_times_are_a_daemons_else_the_traces_else_guessed_from_the_size() -> None:
-    models = [model("a", 2000), model("b", 2000), model("c", 2000)]
+def test_load_times_are_a_daemons_else_the_traces_else_as_learned_else_guessed_from_the_size() -> None:
+    models = [model("a", 2000), model("b", 2000), model("c", 2000), model("d", 2000, learned_load_s=6.0)]
     facts = {"a": ModelFacts(load_s=7.0), "b": ModelFacts(load_s=8.0), "c": ModelFacts()}
     times = load_times(models, facts, {"a": 9.0})
     assert [(times[name].load_s, times[name].source) for name in "ab"] == [(9.0, "daemon"), (8.0, "trace")]
+    assert (times["d"].load_s, times["d"].source) == (6.0, "learned")
     assert times["c"].source == "size"
     assert 1.0 < times["c"].load_s < 3.0
 

@@ -25,6 +25,22 @@ Call them like this: <tool_call>{"name": "NAME", "arguments": {}}</tool_call><|i
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}
 """
+THINKING = """\
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.reasoning_content %}<think>
+{{ m.reasoning_content }}
+</think>
+
+{% endif %}{{ m.content or '' }}<|im_end|>
+{% endfor %}<|im_start|>assistant
+<think>
+{% if enable_thinking is defined and not enable_thinking %}
+</think>
+
+{% endif %}
+"""
+THINKER = "  thinker: {{path: {smollm2}, n_ctx: 512, n_parallel: 1, chat_template: {thinking}}}\n"
+"""A model whose answers are all reasoning, unless the template is told to leave it out."""
 CONFIG = """
 server:
   listen: 127.0.0.1:0
@@ -40,9 +56,14 @@ models:
 
 
 @asynccontextmanager
-async def client_daemon(directory: Path) -> AsyncIterator[RunningDaemon]:
-    """The daemon, up."""
+async def client_daemon(directory: Path, *, thinker: bool = False) -> AsyncIterator[RunningDaemon]:
+    """The daemon, up, with `THINKER` if asked."""
     write_bert(directory / "bert.gguf", pooling=gguf.PoolingType.MEAN)
-    text = CONFIG.format(directory=directory, smollm2=smollm2_path(), template=json.dumps(HERMES))
+    text = (CONFIG + (THINKER if thinker else "")).format(
+        directory=directory,
+        smollm2=smollm2_path(),
+        template=json.dumps(HERMES),
+        thinking=json.dumps(THINKING),
+    )
     async with running_daemon(directory, text) as daemon:
         yield daemon

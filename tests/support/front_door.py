@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
-from swapd.pool.lease import Lease, Place, Ticket
+from swapd.pool.lease import Address, Lease, Patience, Place, TcpAddress, Ticket, TokenCounts, UnixAddress
 from swapd.pool.routes import Route
 from swapd.pool.status import (
     ConfigStatus,
@@ -51,7 +52,7 @@ def chat_body(**fields: object) -> dict[str, object]:
 class ScriptedDoor:
     """Grants leases on `workers` in turn (the last one again and again) and notes how each lease ended."""
 
-    workers: list[Path] = field(default_factory=list)
+    workers: list[Path | Address] = field(default_factory=list)
     known: list[Model] = field(default_factory=lambda: [model(aliases=("small",))])
     refusal: SwapdError | None = None
     gate: asyncio.Event | None = None
@@ -75,6 +76,13 @@ class ScriptedDoor:
     profile: str | None = None
     held: int = 0
     """Leases that somebody has or waits for."""
+    reports_usage: bool = True
+    patience: Patience | None = None
+    moves: list[bool] = field(default_factory=list)
+    """What was told of answers' bytes: whether they began one."""
+    counted: list[TokenCounts] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Requests whose answers broke."""
 
     @property
     def routes(self) -> ScriptedDoor:
@@ -128,10 +136,20 @@ class ScriptedDoor:
             self.lost.append(lost)
             if self.lost_why is not None:
                 lost.set_result(self.lost_why)
-            socket_path = self.workers_of.get(ticket.model_id)
-            if socket_path is None:
-                socket_path = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
-            yield Lease(ticket.request_id, ticket.model_id, 1, socket_path, 0.0, lost)
+            place: Path | Address | None = self.workers_of.get(ticket.model_id)
+            if place is None:
+                place = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
+            address = UnixAddress(place) if isinstance(place, Path) else place
+            yield Lease(
+                ticket.request_id,
+                ticket.model_id,
+                1,
+                address,
+                0.0,
+                lost,
+                reports_usage=self.reports_usage,
+                patience=self.patience,
+            )
             outcome = "finished"
         except Exception:
             outcome = "failed"
@@ -140,6 +158,15 @@ class ScriptedDoor:
             self.held -= 1
             self.outcomes.append(outcome)
             self.changed.set()
+
+    def answer_moved(self, lease: Lease, *, began: bool) -> None:
+        self.moves.append(began)
+
+    def answer_counted(self, lease: Lease, counts: TokenCounts) -> None:
+        self.counted.append(counts)
+
+    def answer_broke(self, lease: Lease) -> None:
+        self.broken.append(lease.request_id)
 
     def place(self, request_id: str) -> Place | None:
         return self.standing
@@ -279,25 +306,42 @@ Script = Callable[[Call], Awaitable[None]]
 @asynccontextmanager
 async def worker(path: Path, script: Script) -> AsyncIterator[Path]:
     """A worker on a Unix socket that runs `script` for each request."""
+    async with _serving(script, lambda serve_one: asyncio.start_unix_server(serve_one, path)):
+        yield path
+
+
+@asynccontextmanager
+async def tcp_worker(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[TcpAddress]:
+    """The same on a free port of the loopback interface."""
+    async with _serving(script, lambda serve_one: asyncio.start_server(serve_one, "127.0.0.1", 0, ssl=tls)) as server:
+        yield TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+
+
+ServeOne = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _serving(
+    script: Script, start: Callable[[ServeOne], Awaitable[asyncio.Server]]
+) -> AsyncIterator[asyncio.Server]:
     failures: list[BaseException] = []
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = next(
-                int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length:")
-            )
+            lines = [line.lower() for line in head.splitlines()]
+            length = next((int(line.split(":")[1]) for line in lines if line.startswith("content-length:")), 0)
             await script(Call(head, await reader.readexactly(length), reader, writer))
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         except BaseException as exc:
             failures.append(exc)
         finally:
             writer.close()
 
-    server = await asyncio.start_unix_server(serve_one, path)
+    server = await start(serve_one)
     try:
-        yield path
+        yield server
     finally:
         server.close()
         assert not failures, failures

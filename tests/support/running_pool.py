@@ -12,11 +12,14 @@ from pathlib import Path
 
 from support.scripted_backend import ScriptedBackend, ScriptedSettings
 
+from backends.command import CommandBackend
+from backends.llama_server.backend import LlamaServerBackend
+from backends.remote import RemoteBackend
 from swapd.config.schema import Budget, Config, Memory, Model, Queue, Server, Turns
 from swapd.core.spec import RAM
 from swapd.pool.devices import Device, Machine
 from swapd.pool.learned import Store
-from swapd.pool.lease import Lease, Ticket
+from swapd.pool.lease import Lease, TcpAddress, Ticket, UnixAddress
 from swapd.pool.pool import Pool
 
 MIB = 1024 * 1024
@@ -86,7 +89,13 @@ async def running_pool(
     """A pool in force; leaving shuts it down and asserts that no worker process is left."""
     counts = Counts()
     store = store or Store(None)
-    pool = Pool({"scripted": backend or ScriptedBackend()}, machine, store, runtime_dir, counts, "test")
+    backends = {
+        "scripted": backend or ScriptedBackend(),
+        "remote": RemoteBackend(),
+        "command": CommandBackend(),
+        "llama_server": LlamaServerBackend(),
+    }
+    pool = Pool(backends, machine, store, runtime_dir, counts, "test")
     pids: set[int] = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())
@@ -133,7 +142,11 @@ def ticket(model_id: str, request_id: str = "r", client: str = "c") -> Ticket:
 
 async def ask(lease: Lease, words: str = "", *, stream: bool = False) -> bytes:
     """Send one request to a leased worker and read the whole answer, headers left out."""
-    reader, writer = await asyncio.open_unix_connection(str(lease.socket_path))
+    if isinstance(lease.address, UnixAddress):
+        reader, writer = await asyncio.open_unix_connection(str(lease.address.path))
+    else:
+        assert isinstance(lease.address, TcpAddress)
+        reader, writer = await asyncio.open_connection(lease.address.host, lease.address.port)
     try:
         body = json.dumps({"messages": [{"role": "user", "content": words}], "stream": stream}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nX-Request-Id: {lease.request_id}\r\n"

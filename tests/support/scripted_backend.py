@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
+from backends.address import TcpAddress
 from backends.base import (
     Capabilities,
     DeviceMemory,
@@ -48,6 +49,11 @@ class ScriptedSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     ignore_sigterm: bool = False
     grandchild: bool = False
     chatter_lines: int = 0
+    port: int = 0
+    """Listen there instead of on a socket."""
+    reports: bool = True
+    """False: a foreign server, which says nothing on the control channel once it is ready."""
+    first_token_timeout: float = 600.0
 
 
 class ScriptedBackend:
@@ -67,7 +73,15 @@ class ScriptedBackend:
         layer = size_bytes // settings.layers
         footprint = Footprint((layer // 2,) * settings.layers, (layer - layer // 2,) * settings.layers, 0, 0, 0, 0)
         n_gpu_layers = None if settings.gpu else 0
-        return Inspection(footprint, settings.n_parallel, Capabilities(), n_ctx=4096, n_gpu_layers=n_gpu_layers)
+        return Inspection(
+            footprint,
+            settings.n_parallel,
+            Capabilities(),
+            n_ctx=4096,
+            n_gpu_layers=n_gpu_layers,
+            reports_usage=settings.reports,
+            first_token_timeout_s=settings.first_token_timeout,
+        )
 
     def files(self, settings: ScriptedSettings) -> tuple[Path, ...]:
         return (settings.path,)
@@ -88,7 +102,8 @@ class ScriptedBackend:
         ]
         if order.portable:
             argv.append("--portable")
-        return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env})
+        address = TcpAddress("127.0.0.1", settings.port) if settings.port else None
+        return LaunchSpec(tuple(argv), {"PATH": "/usr/bin:/bin", **order.env}, address)
 
     def spare(self, control_fd: int) -> LaunchSpec:
         return LaunchSpec((sys.executable, "-S", str(WORKER), "--spare", str(control_fd)), {"PATH": "/usr/bin:/bin"})

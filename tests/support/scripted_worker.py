@@ -29,13 +29,14 @@ class Script:
         self.settings = settings
         self.batches = 0
         self.next_progress_s = 0.0
+        self.reports = bool(settings.get("reports", True))
 
     def say(self, **message: object) -> None:
         self.control.sendall(json.dumps(message).encode() + b"\n")
 
     def say_progress(self) -> None:
         """At most a few times a second, as a real worker does."""
-        if time.monotonic() >= self.next_progress_s:
+        if self.reports and time.monotonic() >= self.next_progress_s:
             self.next_progress_s = time.monotonic() + PROGRESS_EVERY_S
             self.say(type="progress", batches=self.batches)
 
@@ -79,14 +80,19 @@ class Script:
                 event = f"data: {json.dumps(chunk)}\n\n".encode()
                 writer.write(event[: len(event) // 2] if number == order["half_after"] else event)
                 await writer.drain()
-        self.say(type="usage", request_id=request_id, prompt_tokens=7, cached_tokens=0, completion_tokens=sent)
+        if self.reports:
+            self.say(type="usage", request_id=request_id, prompt_tokens=7, cached_tokens=0, completion_tokens=sent)
+        usage = {"prompt_tokens": 7, "completion_tokens": sent}
         if body.get("stream"):
+            if (body.get("stream_options") or {}).get("include_usage") and not self.reports:
+                writer.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
             writer.write(b"data: [DONE]\n\n")
         else:
             text = "".join(f"t{number} " for number in range(sent))
             document = {
                 "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
                 "pid": os.getpid(),
+                **({} if self.reports else {"usage": usage}),
             }
             whole = json.dumps(document).encode()
             writer.write(head[:-2] + f"Content-Length: {len(whole)}\r\n\r\n".encode() + whole)
@@ -147,7 +153,11 @@ async def serve(script: Script, path: str) -> None:
     stop = asyncio.Event()
     if not script.settings.get("ignore_sigterm"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server = await asyncio.start_unix_server(script.handle, path, backlog=2048)
+    port = int(script.settings.get("port", 0))  # type: ignore[call-overload]
+    if port:
+        server = await asyncio.start_server(script.handle, "127.0.0.1", port)
+    else:
+        server = await asyncio.start_unix_server(script.handle, path, backlog=2048)
     script.say(type="ready", n_ctx=4096, slots=1)
     await stop.wait()
     server.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.audit import Audit
 from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
@@ -56,6 +57,7 @@ class Simulation(Shell):
         self.rng = rng
         self.faults = faults
         self.ledger = Ledger()
+        self.audit = Audit(self.ledger)
         #: Numbers of the spares that run, by kind.
         self.spares: dict[str, int] = {}
         #: What other programs hold of each device, and whether the driver tells who holds what.
@@ -112,6 +114,7 @@ class Simulation(Shell):
     def decide(self, event: ev.Event, now_s: float) -> Sequence[ef.Effect]:
         todo = step(self.ledger, event, now_s)
         self.ledger.check()
+        self.audit.look()
         for device in self.ledger.devices:
             self.peak[device] = max(self.peak[device], self.ledger.charged_bytes(device))
         return todo
@@ -228,6 +231,10 @@ class Simulation(Shell):
         self.waits_s[effect.request_id] = effect.waited_s
         took_s = self.service_s(effect.request_id)
         chance = self.rng.random()
+        if self.ledger.workers[effect.worker_id].spec.elsewhere and chance < self.faults.stall:
+            # Nobody kills a server elsewhere: the request alone is given up.
+            self.at(took_s, lambda: self.give_up(effect.worker_id, effect.request_id))
+            return
         if effect.worker_id in self.stalled or chance < self.faults.stall:
             self.stalled.add(effect.worker_id)
             return
@@ -236,13 +243,21 @@ class Simulation(Shell):
             kind = self.rng.choice([ev.ExitKind.FAILED, ev.ExitKind.OUT_OF_MEMORY])
             self.at(took_s, lambda: self.die(effect.worker_id, kind))
             return
-        self.at(took_s / 2, lambda: self.progress(effect.worker_id))
+        self.at(took_s / 2, lambda: self.progress(effect.worker_id, effect.request_id))
         self.at(took_s, lambda: self.finish(effect.worker_id, effect.request_id))
 
-    def progress(self, worker_id: int) -> None:
+    def progress(self, worker_id: int, request_id: str) -> None:
         process = self.processes[worker_id]
         if process.alive and worker_id not in self.stalled:
-            self.post(ev.WorkerProgressed(worker_id))
+            self.post(ev.WorkerProgressed(worker_id, request_id))
+
+    def give_up(self, worker_id: int, request_id: str) -> None:
+        process = self.processes[worker_id]
+        if not process.alive or request_id not in process.running:
+            return
+        process.running.discard(request_id)
+        self.post(ev.RequestFinished(request_id, ok=False))
+        self.done(request_id, "given_up")
 
     def finish(self, worker_id: int, request_id: str) -> None:
         process = self.processes[worker_id]
@@ -274,6 +289,8 @@ class Simulation(Shell):
 
 
 def kind_of(placement: Placement) -> str:
+    if not placement.device_bytes:
+        return "elsewhere"
     if not placement.devices:
         return "in RAM"
     if placement.left_bytes == 0:
@@ -289,6 +306,12 @@ def model(
     costs = LayerCosts((layer,) * 4, (0,) * 4, host_bytes=layer // 2, compute_bytes=layer // 2)
     spec = ModelSpec(model_id, launch_key, slots, costs, n_gpu_layers=None if gpu else 0)
     return replace(spec, **policy)  # type: ignore[arg-type]
+
+
+def elsewhere(model_id: str, *, slots: int = 2, **policy: object) -> ModelSpec:
+    """A model that a server elsewhere serves."""
+    spec = ModelSpec(model_id, "1", slots, LayerCosts((0,), (0,), host_bytes=0, compute_bytes=0), n_gpu_layers=0)
+    return replace(spec, elsewhere=True, **policy)  # type: ignore[arg-type]
 
 
 def deep_costs(size_mib: int, *, experts: bool) -> LayerCosts:

@@ -9,8 +9,9 @@ from support.simulation import MIB
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
-from swapd.core.ledger import Ledger, Model, Worker
+from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Model, Worker
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec
 

@@ -65,17 +65,23 @@ class ChoiceReader:
         self._reader = reading.reader()
         self._new_call_id = new_call_id
         self._calls = 0
+        self._tokens = 0
+        self.reasoning_tokens = 0
+        """Up to the last one that showed reasoning."""
 
-    def read(self, text: str, *, last: bool) -> list[Event]:
-        """What more of the text turns out to be. Every call gets an id."""
+    def read(self, text: str, tokens: int, *, last: bool) -> list[Event]:
+        """What more of the text turns out to be, which is so many tokens. Every call gets an id."""
         events = self._reader.feed(text)
         if last:
             events += self._reader.finish()
+        self._tokens += tokens
+        if any(isinstance(event, Reasoning) for event in events):
+            self.reasoning_tokens = self._tokens
         return [self._identified(event) for event in events]
 
-    def deltas(self, text: str, *, last: bool) -> list[Delta]:
+    def deltas(self, text: str, tokens: int, *, last: bool) -> list[Delta]:
         """The same as what a stream says."""
-        return [self._delta(event) for event in self.read(text, last=last)]
+        return [self._delta(event) for event in self.read(text, tokens, last=last)]
 
     def finish_reason(self, finish: Finish) -> str:
         """Why the choice ended."""

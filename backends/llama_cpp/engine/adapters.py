@@ -11,9 +11,9 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
+from backends.gguf_settings import Lora
 from backends.llama_cpp.engine import logs
 from backends.llama_cpp.engine.params import ModelLoadError
-from backends.llama_cpp.settings import Lora
 
 
 def load_adapters(model: Any, loras: Sequence[Lora]) -> list[Any]:

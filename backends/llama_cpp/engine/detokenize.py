@@ -12,11 +12,13 @@ from collections.abc import Sequence
 class TextStream:
     """The text of one choice as it grows."""
 
-    __slots__ = ("_decoder", "_held", "_stops", "sent")
+    __slots__ = ("_decoder", "_held", "_stops", "sent", "stopped_by")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.sent = 0
         """Characters of the text that were returned."""
+        self.stopped_by: str | None = None
+        """The stop string that has ended it."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self._stops = tuple(stop for stop in stops if stop)
@@ -39,6 +41,7 @@ class TextStream:
         cut = find_stop(text, self._stops)
         if cut is not None:
             self._held = ""
+            self.stopped_by = max((stop for stop in self._stops if text.startswith(stop, cut)), key=len)
             return text[:cut], True
         safe = len(text) - held_back(text, self._stops)
         self._held = text[safe:]

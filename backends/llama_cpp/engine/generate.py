@@ -339,7 +339,10 @@ class Generator:
     def _emit(self, sequence: Sequence, text: str, finish: Finish | None, outputs: list[Output]) -> None:
         job = sequence.job
         logprobs = sequence.logprobs.release(sequence.text.sent) if sequence.logprobs is not None else ()
-        outputs.append(Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish, logprobs))
+        stopped_by = sequence.text.stopped_by
+        outputs.append(
+            Piece(job.request.request_id, sequence.index, text, sequence.unsent_tokens, finish, logprobs, stopped_by)
+        )
         sequence.unsent_tokens = 0
         if finish is not None:
             self._leave(sequence)

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-
-class Task(Enum):
-    """What a loaded model is for. A context is made for one of them."""
-
-    GENERATE = "generate"
-    EMBED = "embed"
-    RANK = "rank"
+from backends.gguf_settings import Task as Task
 
 
 class Finish(Enum):
@@ -253,6 +247,8 @@ class Piece:
     for the token that ends it, for control tokens without a text, and for what a stop string has cut off. A token of
     which the beginning is shown before a stop string has one.
     """
+    stopped_by: str | None = None
+    """The stop string that has ended the choice."""
 
 
 @dataclass(frozen=True, slots=True)

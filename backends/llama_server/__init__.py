@@ -1,0 +1,1 @@
+"""A llama-server binary as a worker: described here, run by `backends.guard`. Never imports llama.cpp's bindings."""

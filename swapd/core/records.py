@@ -1,0 +1,206 @@
+"""What the ledger is made of: one record per device, model, worker, spare, and what goes with them.
+
+Owns their fields and what follows from one record alone. What holds between records is `swapd.core.ledger`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from swapd.core.demand import Demand
+from swapd.core.lifecycle import Cause, WorkerState, after
+from swapd.core.pages import Pages
+from swapd.core.requests import Request, Shares
+from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room
+
+WATCH_EVERY_S = 2.0
+"""How often a device is asked for its free memory while a model waits for room; an older sample loads nothing."""
+
+SAMPLE_PATIENCE_S = 3.0
+"""How long a load waits for a device to answer."""
+
+SLOW_METER = 5
+"""How many times as long both are with a device whose meter is costly."""
+
+LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
+SERVING_STATES = frozenset({WorkerState.READY, WorkerState.DRAINING})
+LEAVING_STATES = frozenset({WorkerState.DRAINING, WorkerState.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Why a worker leaves. `for_model` names the model it makes room for, if it does."""
+
+    reason: str
+    for_model: str | None = None
+    deadline_s: float | None = None
+    """When its running requests are cut; None waits for them."""
+
+    @property
+    def is_eviction(self) -> bool:
+        return self.for_model is not None
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process, from the moment its memory is reserved until it is reaped."""
+
+    id: int
+    spec: ModelSpec
+    placement: Placement
+    portable: bool
+    state: WorkerState
+    launched_at_s: float
+    last_progress_s: float
+    ready_at_s: float | None = None
+    idle_since_s: float = 0.0
+    departure: Departure | None = None
+    #: Of its bytes in RAM those that it shares with other workers of the same files.
+    pages: Pages | None = None
+    #: Requests it runs, in the order of their grants. Never more than `spec.slots`.
+    running: dict[str, Request] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.id
+
+    def move(self, cause: Cause) -> None:
+        self.state = after(self.state, cause)
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """Bytes of a worker that has gone, still charged until the device is seen to have them back."""
+
+    device: str
+    size_bytes: int
+    free_before_bytes: int | None
+    """Free memory as last seen before the process went; None if it was never seen."""
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    at_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A person's wish to load or unload, and since when."""
+
+    id: str
+    asked_at_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """One entry of the list: its queue and what was learned of it."""
+
+    spec: ModelSpec
+    known_since_s: float
+    #: Waiting requests in order of arrival.
+    waiting: dict[str, Request] = field(default_factory=dict)
+    load_asks: list[Ask] = field(default_factory=list)
+    unload_asks: list[Ask] = field(default_factory=list)
+    #: A pinned model that a person unloaded stays away until it is asked for again.
+    pin_lifted: bool = False
+    #: Where its next worker will go, once those who make room have left. Others may not take that room.
+    claim: Placement | None = None
+    #: Where its last load ran out of memory: the most that the next one may take there.
+    ceilings: dict[str, int] = field(default_factory=dict)
+    #: Why it can never be served, learned from a worker. The file's own verdict is in the spec.
+    verdict: str | None = None
+    failures: int = 0
+    #: Workers from this one on were launched after its last failure.
+    first_since_failure: int = 0
+    retry_at_s: float | None = None
+    last_error: str | None = None
+    portable: bool = False
+    shares: Shares = field(default_factory=Shares)
+    #: When each client's last request ended.
+    last_seen_s: dict[str, float] = field(default_factory=dict)
+    last_used_s: float | None = None
+    loads: int = 0
+    load_s: float | None = None
+    #: A running mean over its loads.
+    usual_load_s: float | None = None
+    demand: Demand = field(default_factory=Demand)
+    service_s: float | None = None
+    last_eviction: Eviction | None = None
+    #: Why it never fits, with what that was worked out from.
+    misfit: tuple[Hashable, str | None] | None = None
+    #: The best it could have if every other left, with what that was worked out from.
+    best: tuple[Hashable, Placement | None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    def within(self, room: Room) -> Room:
+        """Of a room, what this model may take under its ceilings."""
+        free = {name: min(size, self.ceilings.get(name, size)) for name, size in room.free_bytes.items()}
+        return Room(free, room.shares)
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    spec: DeviceSpec
+    #: As last read, and when that was.
+    free_bytes: int | None = None
+    sampled_at_s: float | None = None
+    #: When it was last asked, and since when it has not answered.
+    asked_at_s: float | None = None
+    silent_since_s: float | None = None
+    #: What is neither free nor swapd's: the desktop, a game, another server.
+    others_bytes: int = 0
+    #: Handed over to somebody: nothing is placed on it, and who is on it leaves.
+    paused: bool = False
+    pause_asks: list[Ask] = field(default_factory=list)
+    #: What was charged when the budget was cut below it; shrinks as workers leave, and never grows.
+    tolerated_bytes: int = 0
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether its sample is good enough to load something by. One that does not answer is not waited for."""
+        if not self.spec.metered or self.paused:
+            return True
+        if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S * self.slowness:
+            return True
+        return self.sampled_at_s is not None and now_s - self.sampled_at_s <= WATCH_EVERY_S * self.slowness
+
+    @property
+    def slowness(self) -> int:
+        return SLOW_METER if self.spec.slow_meter else 1
+
+    @property
+    def within_others_bytes(self) -> int:
+        """The budget, or what others and the reserve leave of the device if that is less."""
+        left_bytes = self.spec.total_bytes - self.spec.reserve_bytes - self.others_bytes
+        return min(self.spec.budget_bytes, left_bytes) if self.spec.metered else self.spec.budget_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """What swapd may take of it now."""
+        return 0 if self.paused else self.within_others_bytes
+
+
+@dataclass(slots=True)
+class Spare:
+    """A process of one kind that was started without a model and waits for the next load; or none, for now."""
+
+    size_bytes: int
+    missing_since_s: float
+    is_up: bool = False
+    number: int = 0
+    #: Ends by itself since a load last took one.
+    failures: int = 0
+    retry_at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Counters:
+    accepted: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
