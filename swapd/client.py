@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 
 from swapd.config.address import TcpAddress, UnixAddress, parse_address
-from swapd.pool.status import DeviceStatus, ModelStatus, RequestEnded, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, Profiles, RequestEnded, Status
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -123,6 +123,13 @@ class Client:
         """End one request, waiting or running."""
         await self._fetch("POST", f"/swapd/v1/requests/{quote(request_id, safe='')}/cancel")
 
+    async def profiles(self) -> Profiles:
+        return _decode(await self._fetch("GET", "/swapd/v1/profiles"), Profiles)
+
+    async def switch_profile(self, name: str | None) -> Profiles:
+        """Put a profile, or none, in force."""
+        return _decode(await self._fetch("PUT", "/swapd/v1/profiles/active", body={"profile": name}), Profiles)
+
     async def logs(self, model: str) -> Sequence[str]:
         """The newest output lines of the model's worker, oldest first."""
         body = await self._fetch("GET", f"/swapd/v1/logs/{quote(model, safe='')}")
@@ -160,14 +167,16 @@ class Client:
                     yield _delta(line.removeprefix("data:"))
         raise DaemonError(f"the answer of {model} broke off before its end")
 
-    async def _fetch(self, method: str, path: str, timeout_s: float | None = REPLY_TIMEOUT_S) -> bytes:
-        async with self._request(method, path, None, timeout_s) as response:
-            body = bytearray()
+    async def _fetch(
+        self, method: str, path: str, timeout_s: float | None = REPLY_TIMEOUT_S, body: object = None
+    ) -> bytes:
+        async with self._request(method, path, body, timeout_s) as response:
+            reply = bytearray()
             async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_REPLY_BYTES:
+                reply += chunk
+                if len(reply) > MAX_REPLY_BYTES:
                     raise DaemonError(f"the reply to {path} is larger than {MAX_REPLY_BYTES} bytes")
-            return bytes(body)
+            return bytes(reply)
 
     @asynccontextmanager
     async def _request(

@@ -109,6 +109,20 @@ class UnknownModelError(SwapdError):
     code = "model_not_found"
 
 
+class ModelDisabledError(SwapdError):
+    """The profile in force leaves the model out. No use in trying again until somebody switches."""
+
+    status = 404
+    type = "not_found_error"
+    code = "model_disabled"
+
+
+class UnknownProfileError(SwapdError):
+    status = 404
+    type = "not_found_error"
+    code = "profile_not_found"
+
+
 class UnknownDeviceError(SwapdError):
     status = 404
     type = "not_found_error"
@@ -227,6 +241,14 @@ class WorkerLostError(SwapdError):
     status = 502
     type = "server_error"
     code = "worker_lost"
+
+
+class WorkerFailedError(SwapdError):
+    """The worker answered with an error of its own (5xx), and nothing else."""
+
+    status = 502
+    type = "server_error"
+    code = "worker_failed"
 
 
 class UpstreamRefusedError(SwapdError):

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, RequestEnded, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Profiles, RequestEnded, Status
 
 _encoder = msgspec.json.Encoder()
 
 
-def document(snapshot: Status | ModelStatus | DeviceStatus) -> bytes:
+def document(snapshot: Status | ModelStatus | DeviceStatus | Profiles) -> bytes:
     """A snapshot as JSON: the shape of `swapd.pool.status`."""
     return _encoder.encode(snapshot)
 

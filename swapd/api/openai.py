@@ -192,10 +192,15 @@ def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
 
 
 def rewrite(asked: Asked, model: Model) -> Rewritten:
-    """Apply the model's `params` and its real id. What `strip` removes, `set` may still put in."""
-    fields = {key: value for key, value in asked.fields.items() if key not in model.params.strip and key not in DROPPED}
-    fields.update(model.params.set)
-    fields["model"] = model.id
+    """Apply the model's `params`, then those of the alias that was asked for, and the name that its worker knows.
+
+    What one's `strip` removes, the same one's `set` and all that come later may still put in.
+    """
+    fields = {key: value for key, value in asked.fields.items() if key not in DROPPED}
+    for params in (model.params, model.alias_params.get(asked.model_name)):
+        if params is not None:
+            fields = {key: value for key, value in fields.items() if key not in params.strip} | params.set
+    fields["model"] = model.model_name or model.id
     body = msgspec.json.encode(fields)
     return Rewritten(
         body=body,
@@ -212,8 +217,11 @@ def models_document(models: Iterable[ListedModel], created: int) -> dict[str, An
 
 
 def model_document(model: ListedModel, created: int) -> dict[str, Any]:
-    """One model in OpenAI's shape and Anthropic's, with its state, aliases, usable context in tokens and abilities."""
-    return {
+    """One model in OpenAI's shape and Anthropic's, with its state, aliases, usable context in tokens and abilities.
+
+    A virtual one also says what it chooses from, and whom a request would go to now.
+    """
+    document: dict[str, Any] = {
         "id": model.id,
         "object": "model",
         "type": "model",
@@ -228,6 +236,9 @@ def model_document(model: ListedModel, created: int) -> dict[str, Any]:
         "input_modalities": list(model.input_modalities),
         "capabilities": list(model.capabilities),
     }
+    if model.virtual is not None:
+        document["virtual"] = msgspec.to_builtins(model.virtual)
+    return document
 
 
 def _check_messages(messages: list[_Message]) -> None:

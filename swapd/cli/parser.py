@@ -45,6 +45,10 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     check = _add(commands, "check", "local:check", "say what is wrong with a configuration and its models' files")
     check.add_argument("file", metavar="FILE", type=Path)
 
+    importing = _add(commands, "import", "importing:import_file", "turn a llama-swap configuration into swapd's")
+    importing.add_argument("file", metavar="llama-swap.yaml", type=Path)
+    importing.add_argument("-o", "--output", metavar="FILE", type=Path, help="a new file; else the standard output")
+
     estimate = _add(commands, "estimate", "estimate:estimate", "say how much memory a model takes, before it runs")
     estimate.add_argument("models", metavar="MODEL|FILE.gguf", nargs="+", help="a configured model, or a model's file")
     estimate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
@@ -113,6 +117,10 @@ def _add_client_commands(
     resume.add_argument("device", metavar="DEVICE")
     cancel = _add(commands, "cancel", "remote:cancel", "end one request, waiting or running")
     cancel.add_argument("request", metavar="ID", help="of those that `swapd ps` lists, or an answer's X-Request-Id")
+    profile = _add(commands, "profile", "profile:profile", "list the profiles, or put one in force")
+    profile.add_argument("name", metavar="NAME", nargs="?")
+    profile.add_argument("--off", action="store_true", help="no profile: everything as the file has it")
+    _add_json(profile)
     logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
     logs.add_argument("model", metavar="MODEL", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
@@ -121,7 +129,7 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, load, unload, pause, resume, cancel, logs, record):
+    for command in (ps, load, unload, pause, resume, cancel, profile, logs, record):
         command.add_argument(
             "--url",
             type=_url,

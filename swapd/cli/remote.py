@@ -237,6 +237,8 @@ def remarks(status: Status) -> list[str]:
         if model.last_eviction is not None:
             ago = duration(model.last_eviction.ago_s)
             found.append(f"{model.id}: evicted {ago} ago: {model.last_eviction.why}")
+    if status.config.profile is not None:
+        found.append(f"the profile {status.config.profile} is in force; `swapd profile --off` ends it")
     if status.config.error is not None:
         found.append(f"the configuration in force is an older one: {status.config.error}")
     return found

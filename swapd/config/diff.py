@@ -21,6 +21,7 @@ DAEMON_RESTART_KEYS = (
 """Keys of the file that are used once, at the start of the daemon."""
 
 _SECTIONS = ("server", "memory", "queue", "turns")
+_NAMED_SECTIONS = ("virtual", "profiles")
 _UNITS = ("_bytes", "_s")
 
 
@@ -79,7 +80,7 @@ def needs_restart(old: Model, new: Model) -> bool:
 
 
 def _changed_keys(old: Config, new: Config) -> list[str]:
-    """Dotted keys of the file, outside of models, whose values differ."""
+    """Dotted keys of the file, outside of models, whose values differ; whole entries of sections with names."""
     changed: list[str] = []
     for section in _SECTIONS:
         before, after = getattr(old, section), getattr(new, section)
@@ -87,6 +88,9 @@ def _changed_keys(old: Config, new: Config) -> list[str]:
             if getattr(before, field) != getattr(after, field):
                 key = f"{section}.{_file_key(section, field)}"
                 changed += [key] if key not in changed else []
+    for section in _NAMED_SECTIONS:
+        before, after = getattr(old, section), getattr(new, section)
+        changed += [f"{section}.{name}" for name in {**before, **after} if before.get(name) != after.get(name)]
     return changed
 
 

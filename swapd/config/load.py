@@ -15,8 +15,10 @@ import msgspec
 
 from backends.base import Backend
 from swapd.config.models import ModelReader
+from swapd.config.names import Names
 from swapd.config.problems import ConfigError, Problems
 from swapd.config.readers import Place, block, note, unknown_key
+from swapd.config.routing import RoutingReader
 from swapd.config.schema import Config
 from swapd.config.sections import read_memory, read_queue, read_server, read_turns
 from swapd.config.text_file import MAX_FILE_BYTES, read_text, too_large
@@ -24,7 +26,7 @@ from swapd.config.yaml_document import read_document
 
 __all__ = ["MAX_FILE_BYTES", "ConfigError", "load", "parse"]
 
-TOP_KEYS = ("server", "memory", "queue", "turns", "defaults", "models")
+TOP_KEYS = ("server", "memory", "queue", "turns", "defaults", "models", "virtual", "profiles")
 
 
 def load(path: Path, backends: Mapping[str, Backend]) -> Config:
@@ -74,9 +76,19 @@ def _config(root: Place, path: Path, backends: Mapping[str, Backend], problems: 
     if "models" not in places:
         problems.add(1, "models", "is missing; write `models: {}` for a list without models")
         return Config()
-    models_reader = ModelReader(backends, base_dir, problems)
+    names = Names()
+    models_reader = ModelReader(backends, base_dir, problems, names)
     try:
         read["models"] = models_reader.read_all(places["models"], places.get("defaults"))
     except ValueError as error:
         note(problems, places["models"], error)
+    routing = RoutingReader(names, problems)
+    # In this order: a profile may name virtual models.
+    named: dict[str, Callable[[Place], Any]] = {"virtual": routing.read_virtual, "profiles": routing.read_profiles}
+    for name, read_named in named.items():
+        if name in places:
+            try:
+                read[name] = read_named(places[name])
+            except ValueError as error:
+                note(problems, places[name], error)
     return Config(path=path, **read)

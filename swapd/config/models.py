@@ -1,6 +1,6 @@
 """Reads `models` and `defaults`: which keys swapd itself knows of a model, and the rest for its backend.
 
-Owns the rules that span several models: where defaults go and that every name leads to one model.
+Owns where defaults go.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from backends.base import Backend
+from swapd.config.names import Names
+from swapd.config.nodes import Mapping as MappingNode
 from swapd.config.nodes import Scalar, Sequence, old_yaml_hint, shown_node
 from swapd.config.problems import Problems, shown
 from swapd.config.readers import (
@@ -34,7 +36,7 @@ from swapd.config.readers import (
     unknown_key,
     value_at,
 )
-from swapd.config.schema import Model, Params
+from swapd.config.schema import Model, Params, ParamValue
 from swapd.config.sections import DAY_S
 from swapd.config.settings import read_setting, read_settings, setting_names
 
@@ -51,14 +53,40 @@ def _backend_name(place: Place, _problems: Problems) -> str:
     return text_at(place, "the name of a backend")
 
 
-def _aliases(place: Place, problems: Problems) -> tuple[str, ...]:
+def _aliases(place: Place, problems: Problems) -> dict[str, Params]:
+    """Names, each with params of its own where it is a key with a block."""
+    if isinstance(place.node, MappingNode):
+        return {name: _alias(name, each, problems) for name, each in block(place).items()}
+    return dict.fromkeys(read_names(place, problems), Params())
+
+
+def _alias(name: str, place: Place, problems: Problems) -> Params:
+    try:
+        printable_name(name, "a name", MAX_NAME_CHARS)
+        fields = read_keys(block(place), ALIAS_KEYS, problems)
+    except Trouble as error:
+        raise Trouble(str(error), place) from None
+    params: Params = fields.get("params", Params())
+    return params
+
+
+def read_names(place: Place, problems: Problems) -> tuple[str, ...]:
+    """A list of distinct names that clients can ask for."""
     found = read_texts(place, problems)
-    for alias, each in zip(found, items(place, most=len(found)), strict=True):
+    for name, each in zip(found, items(place, most=len(found)), strict=True):
         try:
-            printable_name(alias, "a name", MAX_NAME_CHARS)
+            printable_name(name, "a name", MAX_NAME_CHARS)
         except Trouble as error:
             raise Trouble(str(error), each) from None
     return found
+
+
+def _model_name(place: Place, _problems: Problems) -> str | None:
+    if isinstance(place.node, Scalar) and place.node.is_null:
+        return None
+    name = text_at(place, "the name that the worker knows the model by, or null")
+    printable_name(name, "a name", MAX_NAME_CHARS)
+    return name
 
 
 def _env(place: Place, problems: Problems) -> dict[str, str]:
@@ -78,16 +106,21 @@ def _env(place: Place, problems: Problems) -> dict[str, str]:
     return found
 
 
-def _param_value(place: Place) -> bool | int | float | str | list[str]:
+def _param_value(place: Place) -> ParamValue:
+    if isinstance(place.node, MappingNode):
+        return {name: _param_value(each) for name, each in block(place).items()}
     if isinstance(place.node, Sequence):
         return [text_at(item) for item in items(place, most=64)]
     value = value_at(place) if isinstance(place.node, Scalar) else None
     if value is None:
-        raise Trouble(f"must be text, a number, true, false or a list of texts, not {shown_node(place.node)}")
+        raise Trouble(
+            f"must be text, a number, true, false, a list of texts or a block of these, not {shown_node(place.node)}",
+            place,
+        )
     assert isinstance(place.node, Scalar)
     hint = old_yaml_hint(place.node)
     if hint:
-        raise Trouble(f'{shown(place.node.text)} may mean two things; {hint}, or "{place.node.text}" for text')
+        raise Trouble(f'{shown(place.node.text)} may mean two things; {hint}, or "{place.node.text}" for text', place)
     return value
 
 
@@ -129,9 +162,12 @@ def _params(place: Place, problems: Problems) -> Params:
     return params
 
 
+ALIAS_KEYS: Mapping[str, Key] = {"params": Key("params", _params)}
 MODEL_KEYS: Mapping[str, Key] = {
     "backend": Key("backend", _backend_name),
     "aliases": Key("aliases", _aliases),
+    "model_name": Key("model_name", _model_name),
+    "unlisted": Key("unlisted", read_bool),
     "load_timeout": Key("load_timeout_s", time(1, DAY_S)),
     "stall_timeout": Key("stall_timeout_s", time(1, DAY_S)),
     "idle_unload": Key("idle_unload_s", time(0, 365 * DAY_S, word="never")),
@@ -154,6 +190,7 @@ class ModelReader:
     backends: Mapping[str, Backend]
     base_dir: Path
     problems: Problems
+    names: Names
 
     def read_all(self, models: Place, defaults: Place | None) -> dict[str, Model]:
         """Every sound model by id, in the file's order; notes what is wrong with the others."""
@@ -171,7 +208,7 @@ class ModelReader:
                 continue
             if model is not None:
                 found[model_id] = model
-        self._check_names(entries)
+        self.names.claim(entries, "model", self.problems)
         return found
 
     def _defaults(self, defaults: Place) -> dict[str, Place]:
@@ -240,7 +277,11 @@ class ModelReader:
             elif name not in MODEL_KEYS:
                 self._note_unknown(name, place, owner, backend, inherited=name not in own)
         read = read_settings(backend.settings_type, settings, owner, self.base_dir, self.problems)
-        return None if read is None else Model(id=model_id, settings=read, **fields)
+        aliases: dict[str, Params] = fields.pop("aliases", {})
+        own_params = {name: params for name, params in aliases.items() if params != Params()}
+        if read is None:
+            return None
+        return Model(id=model_id, settings=read, aliases=tuple(aliases), alias_params=own_params, **fields)
 
     def _note_unknown(self, name: str, place: Place, owner: Place, backend: Backend, *, inherited: bool) -> None:
         if inherited:
@@ -248,20 +289,3 @@ class ModelReader:
             self.problems.add(place.line, place.key, message)
         else:
             self.problems.add(place.line, place.key, partial(self._unknown, name, (backend.name,)))
-
-    def _check_names(self, entries: Mapping[str, Place]) -> None:
-        """Every id and alias leads to one model; a clash names both lines."""
-        taken = {model_id: (place.line, place.key) for model_id, place in entries.items()}
-        for place in entries.values():
-            aliases = block(place).get("aliases") if not isinstance(place.node, Scalar | Sequence) else None
-            if aliases is None or not isinstance(aliases.node, Sequence):
-                continue
-            own: set[str] = set()
-            for item in items(aliases, most=len(aliases.node.items)):
-                if not isinstance(item.node, Scalar) or item.node.text in own:
-                    continue
-                name = item.node.text
-                own.add(name)
-                line, key = taken.setdefault(name, (item.line, item.key))
-                if (line, key) != (item.line, item.key):
-                    self.problems.add(item.line, item.key, f"{shown(name)} is taken by {key} on line {line}")

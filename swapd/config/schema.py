@@ -6,11 +6,13 @@ Owns the names and defaults of everything outside a backend's own model keys. Mu
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from backends.base import Settings
 from swapd.config.identity import FileIdentity
+from swapd.core.routing import Strategy
 
 MIB = 1024 * 1024
 
@@ -79,10 +81,14 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 60.0
 
 
+ParamValue = bool | int | float | str | list[str] | dict[str, Any]
+"""Blocks hold the same kinds of values."""
+
+
 class Params(msgspec.Struct, frozen=True, kw_only=True):
     """Request fields the daemon forces or removes before a worker sees them."""
 
-    set: dict[str, bool | int | float | str | list[str]] = {}
+    set: dict[str, ParamValue] = {}
     strip: tuple[str, ...] = ()
 
 
@@ -92,6 +98,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     backend: str = "llama_cpp"
     aliases: tuple[str, ...] = ()
+    alias_params: dict[str, Params] = {}
+    """Of the aliases that have some of their own: applied after the model's."""
+    model_name: str | None = None
+    """What a worker is told in a request's `model`; None: the id."""
+    unlisted: bool = False
+    """Serves, but is left out of /v1/models."""
     load_timeout_s: float = 300.0
     """A load without progress for this long is stuck."""
     stall_timeout_s: float = 120.0
@@ -111,6 +123,31 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
 
 
+class Virtual(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `virtual`: a name that stands for whichever of several models can serve."""
+
+    id: str
+    strategy: Strategy
+    targets: tuple[str, ...]
+    """Ids or aliases of models."""
+    max_wait_s: float | None = None
+    """For any target but the last, before the next is tried; None: as long as its queue lets wait."""
+    aliases: tuple[str, ...] = ()
+    unlisted: bool = False
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `profiles`: what is different while it is in force."""
+
+    description: str = ""
+    disable: tuple[str, ...] = ()
+    """Ids of models and virtual models that do not exist then."""
+    pins: dict[str, str | None] = {}
+    """By id or alias, the name that is meant then; None: nothing is. A pin is followed once."""
+    idle_unload_s: float | None = None
+    """In place of every model's own; None leaves them theirs."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole, valid configuration. `models` keeps the file's order."""
 
@@ -123,3 +160,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue = Queue()
     turns: Turns = Turns()
     models: dict[str, Model] = {}
+    virtual: dict[str, Virtual] = {}
+    profiles: dict[str, Profile] = {}
+    profile: str | None = None
+    """The one in force (`swapd.config.profiles`); a file does not choose one."""
+    disabled: dict[str, Model] = {}
+    """Models that the profile in force leaves out."""

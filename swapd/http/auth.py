@@ -7,7 +7,6 @@ the programmer, found when the application is made. Must never keep or log a key
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import Enum
 
 from aiohttp import hdrs, web
@@ -15,14 +14,11 @@ from aiohttp.typedefs import Middleware
 
 from swapd.api import openai
 from swapd.config.keys import Scope
-from swapd.config.schema import Model
-from swapd.errors import ForbiddenError, ModelForbiddenError, UnauthorizedError, UnknownModelError
+from swapd.errors import ForbiddenError, UnauthorizedError
 from swapd.http.errors import Handler
 from swapd.http.keyed_door import HOLDER_OF_TASK
 from swapd.http.keyring import Holder, Keyring
 from swapd.http.record import RECORD
-from swapd.pool.door import Door
-from swapd.pool.status import ListedModel
 
 API_KEY_HEADER = "X-Api-Key"
 """Anthropic's clients send it in place of a bearer token."""
@@ -77,6 +73,8 @@ SCOPES: Mapping[str, Scope | Open] = {
     # It goes past the types and ranges of every field.
     "/upstream/{target}": Scope.ADMIN,
     "/swapd/v1/status": Scope.METRICS,
+    "/swapd/v1/profiles": Scope.METRICS,
+    "/swapd/v1/profiles/active": Scope.ADMIN,
     "/swapd/v1/events": Scope.METRICS,
     "/swapd/v1/requests": Scope.METRICS,
     "/swapd/v1/logs/{id}": Scope.ADMIN,
@@ -146,31 +144,6 @@ def presented_key(request: web.Request) -> str:
         what = "has several API keys" if found else "has no API key"
         raise UnauthorizedError(f"the request {what}; send one as `Authorization: Bearer KEY` or `X-Api-Key: KEY`")
     return found[0]
-
-
-def model_for(request: web.Request, door: Door, name: str) -> Model:
-    """The model of that id or alias, if the request's key may use it.
-
-    Raises `UnknownModelError`. With a key for some models alone it is `ModelForbiddenError`, the same for a model that
-    exists and for one that does not, so that such a key cannot look around.
-    """
-    holder = request.get(HOLDER)
-    if holder is None or holder.key.models is None:
-        return door.resolve(name)
-    with suppress(UnknownModelError):
-        model = door.resolve(name)
-        if holder.key.may_use(model.id, model.aliases):
-            return model
-    raise ModelForbiddenError(
-        f"the API key {holder.key.name} may not use a model {name[:100]!r}; see GET /v1/models", param="model"
-    )
-
-
-def models_for(request: web.Request, door: Door) -> list[ListedModel]:
-    """The models that the request's key may use, in the file's order."""
-    holder = request.get(HOLDER)
-    listed = door.listed()
-    return [one for one in listed if holder is None or holder.key.may_use(one.id, one.aliases)]
 
 
 def _pattern(route: web.AbstractRoute) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from aiohttp import hdrs, web
@@ -33,9 +34,12 @@ from swapd.observe.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+MODEL_HEADER = "X-Swapd-Model"
+"""Who served, by its id; what is not ASCII is quoted as in a URL."""
 QUEUE_TIME_HEADER = "X-Swapd-Queue-Time"
 POSITION_HEADER = "X-Swapd-Position"
 EXPECTED_WAIT_HEADER = "X-Swapd-Expected-Wait"
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _CLIENT_CLOSED = 499
 """nginx's code for a request whose client left; no response carries it."""
 
@@ -93,9 +97,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def _queue_headers(record: Record) -> dict[str, str]:
-    """How long it waited, or where it stands if its answer begins while it waits."""
+    """How long it waited and who serves it, or where it stands if its answer begins while it waits."""
     if record.granted:
-        return {QUEUE_TIME_HEADER: f"{record.waited_s:.3f}"}
+        return {QUEUE_TIME_HEADER: f"{record.waited_s:.3f}", MODEL_HEADER: quote(record.model_id, safe=_PLAIN)}
     if record.place is None:
         return {}
     headers = {POSITION_HEADER: str(record.place.position)}

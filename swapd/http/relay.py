@@ -8,17 +8,24 @@ second request (a worker that misframes one answer must not spoil the next).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from swapd.api.translation import EVENT_STREAM, Translation
-from swapd.errors import RequestCancelledError, SwapdError, UpstreamTimeoutError, WorkerLostError
+from swapd.errors import (
+    QueueTimeoutError,
+    RequestCancelledError,
+    SwapdError,
+    UpstreamTimeoutError,
+    WorkerFailedError,
+    WorkerLostError,
+)
 from swapd.http.flow import EventFlow
 from swapd.http.foreign import ForeignAnswer
 from swapd.http.record import Record
@@ -78,6 +85,23 @@ class Outgoing:
     headers: Mapping[str, str] = field(default_factory=dict)
     translate: Callable[[], Translation] | None = None
     """Makes what turns the answer into the client's dialect; None where that is OpenAI's."""
+    within_s: float | None = None
+    """For how long a place may be waited for before the request goes elsewhere; None: as long as the queue lets it."""
+    elsewhere: Elsewhere | None = None
+    """Of a request that others may serve, too: who they are."""
+
+
+class Elsewhere(Protocol):
+    """Where a request goes when what it was sent to cannot serve it."""
+
+    @property
+    def more(self) -> bool:
+        """Whether there is somewhere else."""
+        ...
+
+    async def after(self, error: SwapdError) -> Outgoing:
+        """The request for the next one. Raises what the client is told where there is none."""
+        ...
 
 
 class _CutShortError(Exception):
@@ -150,32 +174,62 @@ class Relay:
     async def _with_comments(self, exchange: _Exchange) -> web.StreamResponse:
         outgoing = exchange.outgoing
         if not outgoing.stream:
-            return await self._with_replay(exchange)
+            return await self._somewhere(exchange)
         if exchange.stream_type != EVENT_STREAM:
-            return await self._with_replay(exchange)
+            return await self._somewhere(exchange)
         news = News(
             exchange.record,
-            outgoing.ticket.model_id,
             self._door.place,
             comment_every_s=self._bounds.comment_every_s,
             loading_text=outgoing.loading_text,
         )
         async with keeping_alive(exchange.client, news.every_s, news) as comments:
             exchange.comments = comments
-            return await self._with_replay(exchange)
+            return await self._somewhere(exchange)
+
+    async def _somewhere(self, exchange: _Exchange) -> web.StreamResponse:
+        """From one target to the next, for as long as the client has seen nothing of an answer."""
+        while True:
+            try:
+                return await self._with_replay(exchange)
+            except SwapdError as error:
+                elsewhere = exchange.outgoing.elsewhere
+                if elsewhere is None or exchange.client.answered:
+                    raise
+                exchange.turn_to(await elsewhere.after(error))
 
     async def _with_replay(self, exchange: _Exchange) -> web.StreamResponse:
-        for attempt in range(1, ATTEMPTS + 1):
+        model_id = exchange.outgoing.ticket.model_id
+        attempts = 1 if exchange.may_go_elsewhere else ATTEMPTS
+        for attempt in range(1, attempts + 1):
             try:
-                async with self._door.lease(exchange.outgoing.ticket) as lease:
+                async with self._lease(exchange) as lease:
                     exchange.record.waited_s += lease.waited_s
                     exchange.record.granted = True
                     return await exchange.run(lease)
             except _WorkerGoneError as gone:
-                if exchange.client.answered or attempt == ATTEMPTS:
-                    raise WorkerLostError(f"the worker of {lease.model_id} was lost: {gone}") from None
-                log.info("request replayed", model=lease.model_id, why=str(gone))
+                if exchange.client.answered or attempt == attempts:
+                    raise WorkerLostError(f"the worker of {model_id} was lost: {gone}") from None
+                log.info("request replayed", model=model_id, why=str(gone))
         raise AssertionError("every attempt returns or raises")
+
+    @asynccontextmanager
+    async def _lease(self, exchange: _Exchange) -> AsyncIterator[Lease]:
+        """A place, within the time that the request may wait for it. Raises `QueueTimeoutError` after that."""
+        outgoing = exchange.outgoing
+        bound = asyncio.timeout(outgoing.within_s)
+        began_s = asyncio.get_running_loop().time()
+        try:
+            async with bound, self._door.lease(outgoing.ticket) as lease:
+                bound.reschedule(None)
+                yield lease
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            exchange.record.waited_s += asyncio.get_running_loop().time() - began_s
+            raise QueueTimeoutError(
+                f"model {outgoing.ticket.model_id!r} had no place within {outgoing.within_s:g} s (max_wait)"
+            ) from None
 
 
 class _Exchange:
@@ -188,6 +242,7 @@ class _Exchange:
         self, door: Door, metrics: Metrics, bounds: Bounds, request: web.Request, record: Record, outgoing: Outgoing
     ) -> None:
         self._door = door
+        self._metrics = metrics
         self._bounds = bounds
         self._request = request
         self._timers = metrics.stream_timers(outgoing.ticket.model_id)
@@ -197,6 +252,19 @@ class _Exchange:
         self._translation = self._new_translation()
         self.stream_type = EVENT_STREAM if self._translation is None else self._translation.stream_type
         self.client = ClientStream(request, write_deadline_s=bounds.write_deadline_s, stream_type=self.stream_type)
+
+    @property
+    def may_go_elsewhere(self) -> bool:
+        """Whether another target can still take the request over."""
+        elsewhere = self.outgoing.elsewhere
+        return elsewhere is not None and elsewhere.more and not self.client.answered
+
+    def turn_to(self, outgoing: Outgoing) -> None:
+        """The same request for another model."""
+        self.outgoing = outgoing
+        self.record.model_id = outgoing.ticket.model_id
+        self.record.granted = False
+        self._timers = self._metrics.stream_timers(outgoing.ticket.model_id)
 
     async def run(self, lease: Lease) -> web.StreamResponse:
         """Raises `_WorkerGoneError` for whatever breaks on the worker's side."""
@@ -229,6 +297,11 @@ class _Exchange:
     async def _relay(self, upstream: Upstream) -> web.StreamResponse:
         if self._foreign is not None:
             self._foreign.head(upstream)
+        if upstream.status >= web.HTTPInternalServerError.status_code and self.may_go_elsewhere:
+            said = (await self._envelope_of(upstream))["error"].get("message")
+            raise WorkerFailedError(
+                f"the worker of {self.outgoing.ticket.model_id} answered {upstream.status}: {str(said)[:500]}"
+            )
         if upstream.content_type == EVENT_STREAM:
             return await self._relay_events(upstream)
         # From here no comment may commit a status that the worker's answer does not have.
@@ -271,6 +344,8 @@ class _Exchange:
         await self._stop_comments()
         if status != web.HTTPOk.status_code and not self.client.committed:
             await self.client.open(status, {"Content-Type": self.stream_type})
+        # The answer begins here, and with it the request's other ways end: what they hold of it may be large.
+        self.outgoing = replace(self.outgoing, elsewhere=None)
         self._events = True
 
     async def _stop_comments(self) -> None:

@@ -21,11 +21,11 @@ from msgspec import structs
 from swapd.api import admin, openai
 from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
-from swapd.config.schema import Config
+from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
-from swapd.http import limits, media, native, ollama, passthrough
-from swapd.http.auth import HOLDER, check_routes, guard, model_for, models_for
-from swapd.http.caller import identify
+from swapd.http import limits, media, native, ollama, passthrough, profiles
+from swapd.http.auth import HOLDER, check_routes, guard
+from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
 from swapd.http.firewall import add_cors_headers, firewall
 from swapd.http.keyed_door import behind_keys
@@ -34,6 +34,7 @@ from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
 from swapd.http.record import RECORD
 from swapd.http.relay import Bounds, Outgoing, Relay
 from swapd.http.responses import Responses
+from swapd.http.routing import first_outgoing
 from swapd.http.stream import ClientStream, keeping_alive
 from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
@@ -96,6 +97,7 @@ def make_app(
     app.router.add_get("/swapd/v1/events", control.events, allow_head=False)
     app.router.add_get("/swapd/v1/requests", control.requests, allow_head=False)
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
+    profiles.add_routes(app, door)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
     app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
@@ -202,10 +204,22 @@ class _Api:
         translate: Callable[[], Translation] | None = None,
     ) -> Outgoing:
         """A checked request as a worker gets it. `large` has it rewritten in a thread."""
-        record = request[RECORD]
-        holder = request.get(HOLDER)
         caller = identify(request, self._config().server.client_header)
-        model = model_for(request, self._door, asked.model_name)
+        make = partial(self._for_model, request, caller, large=large, translate=translate)
+        return await first_outgoing(self._door, asked, make)
+
+    async def _for_model(
+        self,
+        request: web.Request,
+        caller: Caller,
+        asked: openai.Asked,
+        model: Model,
+        *,
+        large: bool,
+        translate: Callable[[], Translation] | None,
+    ) -> Outgoing:
+        """The same for one model, which `asked` names."""
+        record, holder = request[RECORD], request.get(HOLDER)
         record.model_id = model.id
         rewritten = await maybe_off_loop(large, partial(openai.rewrite, asked, model))
         prompt_tokens, answer_limit = rewritten.prompt_tokens, rewritten.answer_limit
@@ -237,11 +251,11 @@ class _Api:
         """End a request in flight; False if there is none of this id."""
         return self._relay.cancel(request_id)
 
-    async def list_models(self, request: web.Request) -> web.Response:
-        return web.json_response(openai.models_document(models_for(request, self._door), self._created))
+    async def list_models(self, _request: web.Request) -> web.Response:
+        return web.json_response(openai.models_document(self._door.listed(), self._created))
 
     async def show_model(self, request: web.Request) -> web.Response:
-        model = self._door.listed_as(model_for(request, self._door, request.match_info["id"]).id)
+        model = self._door.listed_as(request.match_info["id"])
         return web.json_response(openai.model_document(model, self._created))
 
 

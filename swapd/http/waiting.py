@@ -22,14 +22,12 @@ class News:
     def __init__(
         self,
         record: Record,
-        model_id: str,
         place: Callable[[str], Place | None],
         *,
         comment_every_s: float,
         loading_text: bool,
     ) -> None:
         self._record = record
-        self._model_id = model_id
         self._place = place
         self._loading_text = loading_text
         self._comment_every_s = comment_every_s
@@ -41,7 +39,7 @@ class News:
         self._silent_s += self.every_s
         place = self._record.place = None if self._record.granted else self._place(self._record.request_id)
         if self._loading_text and place is not None:
-            text = f"{self._model_id}: {_standing(place)}\n"
+            text = f"{self._record.model_id}: {_standing(place)}\n"
             if text != self._told:
                 chunk = self._chunk(text)
                 self._told, self._silent_s = text, 0.0
@@ -53,10 +51,10 @@ class News:
 
     def _comment(self, place: Place | None) -> str:
         if self._record.granted:
-            return f"running on {self._model_id}"
+            return f"running on {self._record.model_id}"
         if place is None:
-            return f"waiting for {self._model_id}"
-        return f"waiting for {self._model_id}, {_standing(place)}"
+            return f"waiting for {self._record.model_id}"
+        return f"waiting for {self._record.model_id}, {_standing(place)}"
 
     def _chunk(self, text: str) -> bytes:
         """A chunk of a streamed chat, as OpenAI has it; `reasoning_content` as llama-server and DeepSeek do."""
@@ -65,7 +63,7 @@ class News:
             "id": f"chatcmpl-{self._record.request_id}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": self._model_id,
+            "model": self._record.model_id,
             "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}],
         }
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

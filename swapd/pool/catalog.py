@@ -205,15 +205,15 @@ def capabilities(able: Capabilities) -> tuple[str, ...]:
     return tuple(field.name for field in fields(able) if getattr(able, field.name))
 
 
-def resolve(entries: Mapping[str, Entry], name: str) -> Model:
-    """The model with this id or alias. Raises `UnknownModelError`, which lists close names."""
+def resolve(entries: Mapping[str, Entry], name: str, others: Iterable[str] = ()) -> Model:
+    """The model with this id or alias. Raises `UnknownModelError`, which lists close names, `others` among them."""
     entry = entries.get(name)
     if entry is not None:
         return entry.model
     for candidate in entries.values():
         if name in candidate.model.aliases:
             return candidate.model
-    names = [*entries, *(alias for entry in entries.values() for alias in entry.model.aliases)]
+    names = [*entries, *others, *(alias for entry in entries.values() for alias in entry.model.aliases)]
     close = get_close_matches(name[:200], names, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(repr(one) for one in close)}?" if close else "see GET /v1/models"
     raise UnknownModelError(f"there is no model {name[:200]!r}; {hint}", param="model")

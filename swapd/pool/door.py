@@ -8,20 +8,30 @@ from typing import Protocol
 
 from swapd.config.schema import Model
 from swapd.pool.lease import Lease, Place, Ticket, TokenCounts
+from swapd.pool.routes import Routes
 from swapd.pool.status import DeviceStatus, Happening, ListedModel, ModelStatus, RequestEnded, RequestStatus, Status
 
 
 class Door(Protocol):
+    @property
+    def routes(self) -> Routes:
+        """What names stand for, the profile in force considered."""
+        ...
+
+    async def switch_profile(self, name: str | None) -> None:
+        """Put a profile, or none, in force, and return once it is. Raises `UnknownProfileError`."""
+        ...
+
     def resolve(self, name: str) -> Model:
-        """The model of that id or alias. Raises `UnknownModelError`, which lists close names."""
+        """The model of that id or alias, pins left aside. Raises `UnknownModelError`, which lists close names."""
         ...
 
     def listed(self) -> Sequence[ListedModel]:
-        """Every configured model, in the file's order."""
+        """Every model and virtual model that is not `unlisted`, in the file's order."""
         ...
 
     def listed_as(self, name: str) -> ListedModel:
-        """The model that an id or alias names. Raises `UnknownModelError`."""
+        """The model or virtual model that an id or alias names. Raises `UnknownModelError`."""
         ...
 
     def lease(self, ticket: Ticket) -> AbstractAsyncContextManager[Lease]:

@@ -17,6 +17,7 @@ import structlog
 
 from backends import control
 from backends.base import Backend
+from swapd.config.profiles import in_profile
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -25,7 +26,7 @@ from swapd.core.ledger import Ledger
 from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
-from swapd.errors import UnknownDeviceError, UnknownModelError
+from swapd.errors import UnknownDeviceError, UnknownModelError, UnknownProfileError
 from swapd.pool import catalog, devices
 from swapd.pool.asks import Asks
 from swapd.pool.crew import Crew
@@ -39,7 +40,8 @@ from swapd.pool.metering import Metering
 from swapd.pool.places import Places
 from swapd.pool.refusals import error_for
 from swapd.pool.ring import Ring
-from swapd.pool.snapshot import in_flight, listed_model, snapshot
+from swapd.pool.routes import Routes
+from swapd.pool.snapshot import in_flight, snapshot
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -104,6 +106,9 @@ class Pool:
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._journal = Journal(self._loop.time, time.time)
         self._asks = Asks(self._inbox)
+        self.routes = Routes(self._ledger, self._entries, self._loop.time)
+        self._configured = Config()
+        self._configuring = asyncio.Lock()
         self._places = Places(self._ledger, self._crew.load_progress)
         self._sequence = 0
 
@@ -305,14 +310,13 @@ class Pool:
     # -- people ------------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> Model:
-        return catalog.resolve(self._entries.by_id, name)
+        return self.routes.model(name)
 
     def listed(self) -> Sequence[ListedModel]:
-        now_s = self._loop.time()
-        return [listed_model(self._ledger, entry, now_s) for entry in self._entries.by_id.values()]
+        return self.routes.listed()
 
     def listed_as(self, name: str) -> ListedModel:
-        return listed_model(self._ledger, self._entries.by_id[self.resolve(name).id], self._loop.time())
+        return self.routes.listed_as(name)
 
     def config(self) -> Config:
         """The configuration in force."""
@@ -368,6 +372,7 @@ class Pool:
                 path=None if self.config().path is None else str(self.config().path),
                 loaded_ago_s=now_s - self._config_loaded_s,
                 error=self._config_error,
+                profile=self.config().profile,
             ),
             now_s,
             self._version,
@@ -388,11 +393,30 @@ class Pool:
     # -- configuration -----------------------------------------------------------------------------------------
 
     async def configure(self, config: Config) -> None:
-        """Put a valid configuration in force: files are inspected first, then everything changes in one step."""
+        """Put a file's valid configuration in force, with the profile that is, if the file still has it."""
+        async with self._configuring:
+            profile = self.config().profile
+            if profile is not None and profile not in config.profiles:
+                log.warning("the profile in force is gone from the configuration", profile=profile)
+            await self._put_in_force(config, profile)
+            self._config_error, self._config_loaded_s = None, self._loop.time()
+
+    async def switch_profile(self, name: str | None) -> None:
+        """See `Door.switch_profile`."""
+        async with self._configuring:
+            if name is not None and name not in self._configured.profiles:
+                known = ", ".join(self._configured.profiles) or "none"
+                raise UnknownProfileError(f"there is no profile {name[:64]!r}; the configuration has: {known}")
+            await self._put_in_force(self._configured, name)
+            log.info("profile switched", profile=name)
+
+    async def _put_in_force(self, written: Config, profile: str | None) -> None:
+        """Files are inspected first, then everything changes in one step."""
+        config = in_profile(written, profile)
         entries = await self._entries.inspect(config)
 
         def swap() -> ev.Event:
-            self._config_error, self._config_loaded_s = None, self._loop.time()
+            self._configured = written
             self._crew.keep_outputs(entries)
             return self._entries.replace(config, entries)
 

@@ -66,6 +66,33 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """True when the worker runs without special CPU instructions, after a crash with them."""
 
 
+class VirtualStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a virtual model chooses from."""
+
+    strategy: str
+    targets: tuple[str, ...]
+    resolves_to: str | None
+    """The model that a request would go to now; None while the profile in force disables all."""
+
+
+class ProfileStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One profile of `GET /swapd/v1/profiles`."""
+
+    name: str
+    active: bool
+    description: str = ""
+    disable: tuple[str, ...] = ()
+    pins: dict[str, str | None] = {}
+    idle_unload_s: float | None = None
+
+
+class Profiles(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of it."""
+
+    active: str | None
+    profiles: tuple[ProfileStatus, ...]
+
+
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     """As much of a model as a client chooses by."""
 
@@ -92,6 +119,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of that, on GPUs."""
     unload_in_s: float | None = None
     """Seconds until its last worker leaves if nothing more is asked; None if it stays, or has none."""
+    virtual: VirtualStatus | None = None
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +158,8 @@ class ConfigStatus(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None
     loaded_ago_s: float
     error: str | None
+    profile: str | None = None
+    """The one in force."""
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):

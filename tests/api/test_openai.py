@@ -92,6 +92,31 @@ def test_a_rewritten_request_has_the_real_id_and_the_models_params() -> None:
     assert json.loads(rewritten.body) == {**CHAT, "model": "real/id", "x": [1], "top_k": 3, "stream": True}
 
 
+def test_an_aliass_params_come_after_the_models_and_each_ones_set_after_its_strip() -> None:
+    known = model(
+        "id",
+        aliases=("m", "other"),
+        params=params(set={"a": "model", "b": "model", "c": "model"}, strip=("a", "x")),
+        alias_params={"m": params(set={"b": "alias", "x": "alias"}, strip=("b", "c"))},
+    )
+    sent = encoded(a="client", b="client", c="client", x="client", y="client")
+    changed = json.loads(rewrite(read(Endpoint.CHAT_COMPLETIONS, sent), known).body)
+    assert {key: changed.get(key) for key in "abcxy"} == {
+        "a": "model",
+        "b": "alias",
+        "c": None,
+        "x": "alias",
+        "y": "client",
+    }
+    plain = json.loads(rewrite(read(Endpoint.CHAT_COMPLETIONS, encoded(model="other", a=1, x=1)), known).body)
+    assert {key: plain.get(key) for key in "abcx"} == {"a": "model", "b": "model", "c": "model", "x": None}
+
+
+def test_a_worker_is_told_the_name_that_it_knows_its_model_by() -> None:
+    known = model("id", aliases=("m",), model_name="org/upstream")
+    assert json.loads(rewrite(read(Endpoint.CHAT_COMPLETIONS, encoded()), known).body)["model"] == "org/upstream"
+
+
 def test_what_media_ask_of_a_model_is_told_with_the_field_of_the_first_that_does() -> None:
     text, sound = ({"type": kind} for kind in ("text", "input_audio"))
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}

@@ -41,7 +41,7 @@ def uncommented() -> str:
         (Queue, QUEUE_KEYS, set()),
         (Turns, TURNS_KEYS, set()),
         (Params, PARAMS_KEYS, set()),
-        (Model, MODEL_KEYS, {"id", "settings"}),
+        (Model, MODEL_KEYS, {"id", "settings", "alias_params"}),
     ],
 )
 def test_every_field_of_the_schema_has_a_key_in_the_file(struct, keys, elsewhere):

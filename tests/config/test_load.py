@@ -62,7 +62,7 @@ models:
     max_wait: 30s
     load_timeout: 1m
     env: {A: yes, B: "1", C: 1:30, D: ""}
-    params: {set: {temperature: 0.7, stop: [a, b], seed: 1, x: true, y: text}, strip: [top_k]}
+    params: {set: {temperature: 0.7, stop: [a, b], seed: 1, x: true, y: text, z: {a: {b: 1}}}, strip: [top_k]}
     n_ctx: 512
     flash_attn: true
     n_gpu_layers: all
@@ -79,12 +79,31 @@ models:
     assert (model.load_timeout_s, model.stall_timeout_s) == (60.0, 120.0)
     assert model.env == {"A": "yes", "B": "1", "C": "1:30", "D": ""}
     assert model.params == Params(
-        set={"temperature": 0.7, "stop": ["a", "b"], "seed": 1, "x": True, "y": "text"}, strip=("top_k",)
+        set={"temperature": 0.7, "stop": ["a", "b"], "seed": 1, "x": True, "y": "text", "z": {"a": {"b": 1}}},
+        strip=("top_k",),
     )
     settings = model.settings
     assert settings.path == Path("/etc/swapd/sub/q.gguf")
     assert (settings.n_ctx, settings.flash_attn, settings.n_gpu_layers) == (512, True, "all")
     assert (settings.devices, settings.tensor_split) == (("CUDA0",), (3.0, 1.0))
+
+
+def test_aliases_may_have_params_of_their_own(backends):
+    model = parse(
+        """
+models:
+  m:
+    path: x
+    aliases: {plain: , fast: {params: {set: {reasoning_effort: low}, strip: [seed]}}, empty: {params: {}}}
+    model_name: org/m
+    unlisted: true
+""",
+        FILE,
+        backends,
+    ).models["m"]
+    assert model.aliases == ("plain", "fast", "empty")
+    assert model.alias_params == {"fast": Params(set={"reasoning_effort": "low"}, strip=("seed",))}
+    assert (model.model_name, model.unlisted) == ("org/m", True)
 
 
 def test_defaults_are_inherited_and_a_models_own_key_replaces_them_whole(backends):

@@ -121,7 +121,7 @@ async def test_json_by_curl_is_taken_and_from_a_web_page_only_by_its_name() -> N
             assert response.status == 200
         for mark in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
             async with home.http.post("/api/generate", data=body, headers=form | mark) as response:
-                assert response.status == 400
+                assert response.status in (400, 403)
         assert len(home.door.calls) == 1
 
 

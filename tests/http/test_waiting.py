@@ -23,8 +23,7 @@ LOADING = Place(1, "loading, 40 %", None)
 def news(*places: Place | None, loading_text: bool = False, comment_every_s: float = 15.0) -> News:
     left = list(places)
     return News(
-        Record("r1", CHAT),
-        "tiny",
+        Record("r1", CHAT, model_id="tiny"),
         lambda _: left.pop(0) if len(left) > 1 else left[0],
         comment_every_s=comment_every_s,
         loading_text=loading_text,
@@ -43,8 +42,8 @@ def test_a_comment_says_the_position_the_state_and_the_wait_if_that_is_credible(
 
 
 def test_a_request_that_was_granted_is_no_longer_said_to_wait() -> None:
-    record = Record("r1", CHAT, granted=True, place=QUEUED)
-    telling = News(record, "tiny", lambda _: QUEUED, comment_every_s=15.0, loading_text=False)
+    record = Record("r1", CHAT, model_id="tiny", granted=True, place=QUEUED)
+    telling = News(record, lambda _: QUEUED, comment_every_s=15.0, loading_text=False)
     assert telling() == b": running on tiny\n\n"
     assert record.place is None
 

@@ -68,6 +68,9 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             script.bodies.append(json.loads(self.rfile.read(length)) if length else None)
             self._reply()
 
+        def do_PUT(self) -> None:
+            self.do_POST()
+
         def _reply(self) -> None:
             request = f"{self.command} {self.path}"
             script.requests.append(request)

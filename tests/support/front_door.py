@@ -12,14 +12,16 @@ from pathlib import Path
 import aiohttp
 
 from backends.base import Settings
-from swapd.config.schema import Config, Model, Params, Server
-from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError
+from swapd.config.schema import Config, Model, Params, Server, Virtual
+from swapd.core.routing import Standing
+from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError, UnknownProfileError
 from swapd.http.keyring import Keyring
 from swapd.http.listen import serve
 from swapd.http.relay import Bounds
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
 from swapd.pool.lease import Address, Lease, Patience, Place, TcpAddress, Ticket, TokenCounts, UnixAddress
+from swapd.pool.routes import Route
 from swapd.pool.status import (
     ConfigStatus,
     DeviceStatus,
@@ -27,6 +29,7 @@ from swapd.pool.status import (
     Happening,
     ListedModel,
     ModelStatus,
+    ProfileStatus,
     RequestCounts,
     RequestEnded,
     RequestStatus,
@@ -65,6 +68,15 @@ class ScriptedDoor:
     calls: list[tuple[str, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     lost: list[asyncio.Future[str]] = field(default_factory=list)
+    virtual: list[Virtual] = field(default_factory=list)
+    stands: dict[str, Standing] = field(default_factory=dict)
+    workers_of: dict[str, Path] = field(default_factory=dict)
+    """By model, in place of `workers`; likewise the next two."""
+    refusals: dict[str, SwapdError] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    profile: str | None = None
+    held: int = 0
+    """Leases that somebody has or waits for."""
     reports_usage: bool = True
     patience: Patience | None = None
     moves: list[bool] = field(default_factory=list)
@@ -72,6 +84,28 @@ class ScriptedDoor:
     counted: list[TokenCounts] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """Requests whose answers broke."""
+
+    @property
+    def routes(self) -> ScriptedDoor:
+        return self
+
+    def route(self, name: str) -> Route:
+        virtual = next((one for one in self.virtual if name == one.id), None)
+        if virtual is not None:
+            return Route(name, virtual.targets, virtual)
+        self.resolve(name)
+        return Route(name, (name,))
+
+    def standings(self, names: Sequence[str], needs: object = None, senses: object = ()) -> list[Standing]:
+        return [self.stands.get(name, Standing(name)) for name in names]
+
+    def profiles(self) -> list[ProfileStatus]:
+        return [ProfileStatus(name=name, active=name == self.profile) for name in ("gaming", "work")]
+
+    async def switch_profile(self, name: str | None) -> None:
+        if name not in (None, "gaming", "work"):
+            raise UnknownProfileError(f"there is no profile {name!r}")
+        self.profile = name
 
     def resolve(self, name: str) -> Model:
         for known in self.known:
@@ -91,16 +125,21 @@ class ScriptedDoor:
         self.tickets.append(ticket)
         self.asked.set()
         outcome = "cancelled"
+        self.held += 1
         try:
-            if self.gate is not None:
-                await self.gate.wait()
-            if self.refusal is not None:
-                raise self.refusal
+            gate = self.gates.get(ticket.model_id, self.gate)
+            if gate is not None:
+                await gate.wait()
+            refusal = self.refusals.get(ticket.model_id, self.refusal)
+            if refusal is not None:
+                raise refusal
             lost = asyncio.get_running_loop().create_future()
             self.lost.append(lost)
             if self.lost_why is not None:
                 lost.set_result(self.lost_why)
-            place = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
+            place: Path | Address | None = self.workers_of.get(ticket.model_id)
+            if place is None:
+                place = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
             address = UnixAddress(place) if isinstance(place, Path) else place
             yield Lease(
                 ticket.request_id,
@@ -117,6 +156,7 @@ class ScriptedDoor:
             outcome = "failed"
             raise
         finally:
+            self.held -= 1
             self.outcomes.append(outcome)
             self.changed.set()
 
@@ -212,6 +252,12 @@ class ScriptedDoor:
             completion_tokens=4,
         )
         await asyncio.Event().wait()
+
+    async def reached(self, model_id: str) -> None:
+        """Returns once a lease of this model is asked for."""
+        while not self.tickets or self.tickets[-1].model_id != model_id:
+            self.asked.clear()
+            await self.asked.wait()
 
     async def left(self, count: int = 1) -> list[str]:
         """The outcomes, once `count` leases have ended."""
