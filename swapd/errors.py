@@ -1,7 +1,7 @@
 """Everything a client can be told went wrong, as one small tree.
 
 Owns the status, OpenAI `type` and `code` of each error; `swapd.http.errors` turns them into responses, and
-`swapd.http.relay` into events of streams that have begun. A message says what, which model, the limit and the
+`swapd.http.exchange` into events of streams that have begun. A message says what, which model, the limit and the
 remedy. Must never carry prompts or keys.
 """
 

@@ -14,9 +14,9 @@ from swapd.api import native
 from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, UnknownModelError
 from swapd.http.caller import identify
+from swapd.http.exchange import Bounds
 from swapd.http.passing import Outbound, Passing, headers_to_worker
 from swapd.http.record import RECORD
-from swapd.http.relay import Bounds
 from swapd.pool.door import Door
 from swapd.pool.lease import Ticket
 from swapd.pool.status import ModelStatus

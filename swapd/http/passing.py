@@ -17,8 +17,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from swapd.errors import SwapdError, WorkerLostError
+from swapd.http.exchange import Bounds, ending_when_lost
 from swapd.http.record import Record
-from swapd.http.relay import Bounds, ending_when_lost
 from swapd.http.stream import ClientStream, drop_client
 from swapd.pool.door import Door
 from swapd.pool.lease import Address, Lease, TcpAddress, Ticket, UnixAddress, UrlAddress

@@ -15,9 +15,9 @@ from swapd.config.schema import Config
 from swapd.errors import SwapdError, UnknownModelError
 from swapd.http import limits
 from swapd.http.caller import identify
+from swapd.http.exchange import Bounds
 from swapd.http.passing import Outbound, Passing, headers_to_worker
 from swapd.http.record import RECORD
-from swapd.http.relay import Bounds
 from swapd.http.sockets import Sockets, is_upgrade
 from swapd.pool.door import Door
 from swapd.pool.lease import Ticket

@@ -29,7 +29,7 @@ from swapd.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
-from swapd.http.relay import Outgoing
+from swapd.http.exchange import Outgoing
 from swapd.pool.door import Door
 from swapd.pool.routes import Route
 

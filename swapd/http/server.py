@@ -27,12 +27,13 @@ from swapd.http import limits, media, native, ollama, passthrough, profiles
 from swapd.http.auth import HOLDER, check_routes, guard
 from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
+from swapd.http.exchange import Bounds, Outgoing
 from swapd.http.firewall import add_cors_headers, firewall
 from swapd.http.keyed_door import behind_keys
 from swapd.http.keyring import Keyring
 from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
 from swapd.http.record import RECORD
-from swapd.http.relay import Bounds, Outgoing, Relay
+from swapd.http.relay import Relay
 from swapd.http.responses import Responses
 from swapd.http.routing import first_outgoing
 from swapd.http.stream import ClientStream, keeping_alive

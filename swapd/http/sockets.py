@@ -13,9 +13,9 @@ import structlog
 from aiohttp import hdrs, web
 
 from swapd.errors import WorkerLostError
+from swapd.http.exchange import Bounds, ending_when_lost
 from swapd.http.passing import headers_to_worker, session_with, worker_url
 from swapd.http.record import Record
-from swapd.http.relay import Bounds, ending_when_lost
 from swapd.pool.door import Door
 from swapd.pool.lease import Lease, Ticket
 

@@ -8,7 +8,7 @@ import pytest
 from support.front_door import CHAT, DONE, Call, ScriptedDoor, chat_body, house, worker
 
 from swapd.errors import LoadFailedError
-from swapd.http.relay import BUFFERED_BYTES, Bounds
+from swapd.http.exchange import BUFFERED_BYTES, Bounds
 
 EVENTS = [f'data: {{"choices":[{{"index":0,"delta":{{"content":"{n}"}}}}]}}\n\n'.encode() for n in range(4)]
 STREAM = b"".join(EVENTS) + DONE

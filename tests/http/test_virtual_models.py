@@ -27,7 +27,7 @@ from swapd.errors import (
     SwapdError,
     UnknownModelError,
 )
-from swapd.http.relay import Bounds
+from swapd.http.exchange import Bounds
 from swapd.http.routing import gathered
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'

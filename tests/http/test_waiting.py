@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from support.front_door import CHAT, DONE, Call, ScriptedDoor, chat_body, house, model, worker
 
+from swapd.http.exchange import Bounds
 from swapd.http.record import Record
-from swapd.http.relay import Bounds
 from swapd.http.waiting import News
 from swapd.pool.lease import Place
 from swapd.pool.status import RequestStatus

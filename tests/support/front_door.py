@@ -15,9 +15,9 @@ from backends.base import Settings
 from swapd.config.schema import Config, Model, Params, Server, Virtual
 from swapd.core.routing import Standing
 from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError, UnknownProfileError
+from swapd.http.exchange import Bounds
 from swapd.http.keyring import Keyring
 from swapd.http.listen import serve
-from swapd.http.relay import Bounds
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
 from swapd.pool.lease import Address, Lease, Patience, Place, TcpAddress, Ticket, TokenCounts, UnixAddress
