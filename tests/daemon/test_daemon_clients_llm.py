@@ -108,5 +108,6 @@ async def test_an_answer_has_the_schema_that_was_asked_for(llm: Llm) -> None:
         "required": ["animal", "sure"],
         "additionalProperties": False,
     }
-    answer = await llm("-m", "smol", "-o", "max_tokens", "100", "--schema", json.dumps(schema), "It purrs.")
+    options = ("-o", "max_tokens", "100", "-o", "temperature", "0")
+    answer = await llm("-m", "smol", *options, "--schema", json.dumps(schema), "It purrs.")
     assert json.loads(answer)["animal"] in ("cat", "dog")
