@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import secrets
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from swapd.config.keys import ApiKey, Scope, digest, entry_text, load_keys, pars
 from swapd.config.load import parse
 from swapd.config.problems import ConfigError
 
-SECRET = "sk-swapd-" + secrets.token_urlsafe(32)
+SECRET = "sk-swapd-" + "AbC123_-" * 5
 HASH = f"sha256:{digest(SECRET).hex()}"
 FILE = Path("/etc/swapd/keys")
 
