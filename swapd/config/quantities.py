@@ -21,7 +21,7 @@ SIZE_UNITS = {
     "GB": 10**9,
     "TB": 10**12,
 }
-TIME_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+TIME_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 
 _SIZE_SPELLINGS = {unit.lower(): unit for unit in SIZE_UNITS} | {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
 _TIME_SPELLINGS = (
@@ -30,6 +30,7 @@ _TIME_SPELLINGS = (
     | dict.fromkeys(("sec", "secs", "second", "seconds"), "s")
     | dict.fromkeys(("min", "mins", "minute", "minutes"), "m")
     | dict.fromkeys(("hr", "hrs", "hour", "hours"), "h")
+    | dict.fromkeys(("day", "days"), "d")
 )
 _QUANTITY = re.compile(r"([-+]?)([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z%]{0,16})", re.ASCII)
 _CHAIN = re.compile(r"(?:[0-9]{1,6}(?:ms|[smhd]))+", re.ASCII)
@@ -75,19 +76,16 @@ def parse_share(text: str) -> float:
 
 
 def parse_time(text: str) -> float:
-    """Seconds of `500ms`, `90s`, `10m` or `2h`. Raises `ValueError`."""
+    """Seconds of `500ms`, `90s`, `10m`, `2h` or `7d`. Raises `ValueError`."""
     seconds = sexagesimal_seconds(text)
     if seconds is not None:
         raise ValueError(f"{shown(text)} is not a time; write {seconds:g}s")
     if _CHAIN.fullmatch(text) and len(_CHAIN_LINK.findall(text)) > 1:
-        scale = TIME_UNITS | {"d": Decimal(86400)}
-        total = sum(Decimal(count) * scale[unit] for count, unit in _CHAIN_LINK.findall(text))
+        total = sum(Decimal(count) * TIME_UNITS[unit] for count, unit in _CHAIN_LINK.findall(text))
         raise ValueError(f"{shown(text)} has several units; write {spell_time(float(total))}")
     number, digits, unit = _split(text, "time", "90s or 10m")
     if unit == "":
         raise ValueError(f"{shown(text)} has no unit; write {digits}s (units: {', '.join(TIME_UNITS)})")
-    if unit in ("d", "day", "days"):
-        raise ValueError(f"{shown(text)} is too coarse a unit; write {number * 24:f}h")
     if unit not in TIME_UNITS or text != digits + unit:
         right = unit if unit in TIME_UNITS else _TIME_SPELLINGS.get(unit.lower())
         if right is None:

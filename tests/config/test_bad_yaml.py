@@ -37,7 +37,7 @@ SECTIONS = [
     ("server: {drain: 30}\nmodels: {}", 1, "server.drain", "write 30s"),
     ("server: {drain: 1:30}\nmodels: {}", 1, "server.drain", "write 90s"),
     ("server: {drain: 1m30s}\nmodels: {}", 1, "server.drain", "write 90s"),
-    ("server: {drain: 2d}\nmodels: {}", 1, "server.drain", "write 48h"),
+    ("server: {drain: 2d}\nmodels: {}", 1, "server.drain", "a time from 0s to 24h"),
     ("server: {drain: 30sec}\nmodels: {}", 1, "server.drain", "write 30s"),
     ("server: {drain: 30 s}\nmodels: {}", 1, "server.drain", "write 30s"),
     ("server: {drain: -1s}\nmodels: {}", 1, "server.drain", "negative"),

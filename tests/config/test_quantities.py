@@ -49,7 +49,8 @@ def test_times_become_seconds(text, seconds):
         ("1h30m", "90m"),
         ("10M", "10m"),
         ("5 min", "5m"),
-        ("1d", "24h"),
+        ("1 day", "1d"),
+        ("1d12h", "36h"),
     ],
 )
 def test_a_misspelled_time_is_answered_with_the_right_spelling(text, right):
