@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import msgspec
 
+from swapd.activity.shapes import Grouping, Usage
 from swapd.config.address import TcpAddress, UnixAddress, parse_address
 from swapd.pool.status import DeviceStatus, ModelStatus, Profiles, RequestEnded, Status
 
@@ -129,6 +130,10 @@ class Client:
     async def switch_profile(self, name: str | None) -> Profiles:
         """Put a profile, or none, in force."""
         return _decode(await self._fetch("PUT", "/swapd/v1/profiles/active", body={"profile": name}), Profiles)
+
+    async def usage(self, by: Grouping, since_s: float) -> Usage:
+        """What the requests of the last `since_s` seconds took."""
+        return _decode(await self._fetch("GET", f"/swapd/v1/usage?by={by}&since={since_s:.3f}s"), Usage)
 
     async def logs(self, model: str) -> Sequence[str]:
         """The newest output lines of the model's worker, oldest first."""

@@ -21,6 +21,9 @@ import structlog
 from backends.base import Backend
 from backends.registry import installed_backends
 from swapd import __version__
+from swapd.activity.book import Book, Counts
+from swapd.activity.store import FILE_NAME as ACTIVITY_FILE_NAME
+from swapd.activity.store import Store as ActivityStore
 from swapd.config import diff, watch
 from swapd.config.keys import Keys, load_keys
 from swapd.config.load import load
@@ -82,7 +85,7 @@ def run(
             log.warning(remark)
 
         async def main() -> int:
-            daemon = _Daemon(config, known, machine, store, sockets_dir, lifeline_fd, keys, open_to_network)
+            daemon = _Daemon(config, known, machine, store, state_dir, sockets_dir, lifeline_fd, keys, open_to_network)
             return await daemon.main()
 
         try:
@@ -118,6 +121,7 @@ class _Daemon:
         backends: Mapping[str, Backend],
         machine: Machine,
         store: Store,
+        state_dir: Path,
         sockets_dir: Path,
         lifeline_fd: int | None,
         keys: Keys | None,
@@ -134,12 +138,19 @@ class _Daemon:
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
         self._pool = Pool(backends, machine, store, sockets_dir, self._metrics, __version__)
+        self._book = Book(
+            ActivityStore(state_dir / ACTIVITY_FILE_NAME, lambda: self._config.activity, self._metrics.activity_dropped)
+        )
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
     async def main(self) -> int:
         """Serve until a signal, drain, and return the exit code."""
-        app = make_app(self._pool, self._pool.config, self._metrics, keyring=self._keyring)
+        with self._book:
+            return await self._serve()
+
+    async def _serve(self) -> int:
+        app = make_app(self._pool, self._pool.config, self._metrics, self._book, keyring=self._keyring)
         sockets = activation.take_sockets(os.environ, os.getpid())
         server = self._config.server
         refuse_exposure(
@@ -159,6 +170,7 @@ class _Daemon:
                     async with asyncio.TaskGroup() as helpers:
                         around = [helpers.create_task(self._tell_status(), name="status line")]
                         around.append(helpers.create_task(self._reload_when_asked(), name="reload"))
+                        around.append(helpers.create_task(self._book_counts(), name="activity"))
                         if self._watchdog_s is not None:
                             around.append(helpers.create_task(self._ping(self._watchdog_s), name="watchdog"))
                         if self._path is not None:
@@ -224,6 +236,13 @@ class _Daemon:
             yield
         finally:
             loop.remove_reader(fd)
+
+    async def _book_counts(self) -> None:
+        async with contextlib.aclosing(self._pool.requests_ended()) as requests:
+            async for one in requests:
+                if one.prompt_tokens is not None:
+                    counts = Counts(one.prompt_tokens, one.cached_tokens or 0, one.completion_tokens or 0)
+                    self._book.counted(one.id, counts)
 
     # -- configuration -----------------------------------------------------------------------------------------
 

@@ -49,6 +49,13 @@ class BadRequestError(SwapdError):
     type = "invalid_request_error"
 
 
+class ActivityUnavailableError(SwapdError):
+    """What was kept of past requests cannot be read now."""
+
+    status = 503
+    code = "activity_unavailable"
+
+
 class PreviousResponseNotFoundError(BadRequestError):
     """A request goes on from a response that is not stored for its client."""
 

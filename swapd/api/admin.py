@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 import msgspec
 
+from swapd.activity.shapes import Activity, Usage
 from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Profiles, RequestEnded, Status
 
 _encoder = msgspec.json.Encoder()
 
 
-def document(snapshot: Status | ModelStatus | DeviceStatus | Profiles) -> bytes:
-    """A snapshot as JSON: the shape of `swapd.pool.status`."""
+def document(snapshot: Status | ModelStatus | DeviceStatus | Profiles | Activity | Usage) -> bytes:
+    """A snapshot as JSON: the shape of `swapd.pool.status` or `swapd.activity.shapes`."""
     return _encoder.encode(snapshot)
 
 

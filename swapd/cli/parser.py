@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from swapd import __version__
+from swapd.activity.shapes import GROUPINGS
 from swapd.cli.places import CONFIG_HELP
 
 Command = Callable[[argparse.Namespace], int]
@@ -121,6 +122,10 @@ def _add_client_commands(
     profile.add_argument("name", metavar="NAME", nargs="?")
     profile.add_argument("--off", action="store_true", help="no profile: everything as the file has it")
     _add_json(profile)
+    usage = _add(commands, "usage", "usage:usage", "say what past requests took, by model, key or day")
+    usage.add_argument("--by", choices=GROUPINGS, default=GROUPINGS[0])
+    usage.add_argument("--since", metavar="TIME", type=_time, default="7d", help="how far back, such as 24h; else 7d")
+    _add_json(usage)
     logs = _add(commands, "logs", "remote:logs", "print what a model's worker, or every worker, has written")
     logs.add_argument("model", metavar="MODEL", nargs="?")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with new lines as they come")
@@ -129,7 +134,7 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, load, unload, pause, resume, cancel, profile, logs, record):
+    for command in (ps, load, unload, pause, resume, cancel, profile, usage, logs, record):
         command.add_argument(
             "--url",
             type=_url,

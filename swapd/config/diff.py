@@ -20,7 +20,7 @@ DAEMON_RESTART_KEYS = (
 )
 """Keys of the file that are used once, at the start of the daemon."""
 
-_SECTIONS = ("server", "memory", "queue", "turns")
+_SECTIONS = ("server", "memory", "queue", "turns", "activity")
 _NAMED_SECTIONS = ("virtual", "profiles")
 _UNITS = ("_bytes", "_s")
 

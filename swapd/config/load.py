@@ -20,13 +20,13 @@ from swapd.config.problems import ConfigError, Problems
 from swapd.config.readers import Place, block, note, unknown_key
 from swapd.config.routing import RoutingReader
 from swapd.config.schema import Config
-from swapd.config.sections import read_memory, read_queue, read_server, read_turns
+from swapd.config.sections import read_activity, read_memory, read_queue, read_server, read_turns
 from swapd.config.text_file import MAX_FILE_BYTES, read_text, too_large
 from swapd.config.yaml_document import read_document
 
 __all__ = ["MAX_FILE_BYTES", "ConfigError", "load", "parse"]
 
-TOP_KEYS = ("server", "memory", "queue", "turns", "defaults", "models", "virtual", "profiles")
+TOP_KEYS = ("server", "memory", "queue", "turns", "activity", "defaults", "models", "virtual", "profiles")
 
 
 def load(path: Path, backends: Mapping[str, Backend]) -> Config:
@@ -64,6 +64,7 @@ def _config(root: Place, path: Path, backends: Mapping[str, Backend], problems: 
         "memory": read_memory,
         "queue": read_queue,
         "turns": read_turns,
+        "activity": read_activity,
     }
     read: dict[str, Any] = {}
     for name, reader in sections.items():

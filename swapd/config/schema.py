@@ -81,6 +81,14 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float = 60.0
 
 
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of requests that have ended."""
+
+    keep_s: float = 90 * 24 * 3600.0
+    max_rows: int = 1_000_000
+    """0 keeps nothing."""
+
+
 ParamValue = bool | int | float | str | list[str] | dict[str, Any]
 """Blocks hold the same kinds of values."""
 
@@ -159,6 +167,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory = Memory()
     queue: Queue = Queue()
     turns: Turns = Turns()
+    activity: Activity = Activity()
     models: dict[str, Model] = {}
     virtual: dict[str, Virtual] = {}
     profiles: dict[str, Profile] = {}

@@ -1,6 +1,6 @@
 """The blocks of the file outside `models`: which keys they have, in what range, and which field each fills.
 
-Owns the file's names for the fields of `schema.Server`, `Memory`, `Queue` and `Turns`.
+Owns the file's names for the fields of `schema.Server`, `Memory`, `Queue`, `Turns` and `Activity`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from swapd.config.readers import (
     text_at,
     time,
 )
-from swapd.config.schema import Budget, Memory, Queue, Server, Turns
+from swapd.config.schema import Activity, Budget, Memory, Queue, Server, Turns
 
 DAY_S = 24 * 3600.0
 GIB = 2**30
@@ -140,6 +140,11 @@ TURNS_KEYS: Mapping[str, Key] = {
     "max_wait": Key("max_wait_s", time(0, DAY_S)),
 }
 
+ACTIVITY_KEYS: Mapping[str, Key] = {
+    "keep": Key("keep_s", time(3600, 3650 * DAY_S)),
+    "max_rows": Key("max_rows", integer(0, 100_000_000)),
+}
+
 
 def read_server(base_dir: Path, place: Place, problems: Problems) -> Server:
     return Server(**read_keys(block(place), server_keys(base_dir), problems))
@@ -158,3 +163,7 @@ def read_queue(place: Place, problems: Problems) -> Queue:
 
 def read_turns(place: Place, problems: Problems) -> Turns:
     return Turns(**read_keys(block(place), TURNS_KEYS, problems))
+
+
+def read_activity(place: Place, problems: Problems) -> Activity:
+    return Activity(**read_keys(block(place), ACTIVITY_KEYS, problems))

@@ -77,6 +77,8 @@ SCOPES: Mapping[str, Scope | Open] = {
     "/swapd/v1/profiles/active": Scope.ADMIN,
     "/swapd/v1/events": Scope.METRICS,
     "/swapd/v1/requests": Scope.METRICS,
+    "/swapd/v1/usage": Scope.METRICS,
+    "/swapd/v1/activity": Scope.METRICS,
     "/swapd/v1/logs/{id}": Scope.ADMIN,
     "/swapd/v1/models/{id}/load": Scope.ADMIN,
     "/swapd/v1/models/{id}/unload": Scope.ADMIN,

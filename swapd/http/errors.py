@@ -1,4 +1,4 @@
-"""The frame around every request: its id, its errors as responses, its access line, its count.
+"""The frame around every request: its id, its errors as responses, its access line, its count, its row.
 
 Owns the mapping from `SwapdError` and from aiohttp's own refusals to OpenAI's envelope; no other place makes an
 error response. Must never show a client the inside of an unexpected error, nor log a prompt or a key.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,8 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from swapd.activity.book import Book
+from swapd.activity.shapes import Row
 from swapd.api.anthropic import errors as anthropic_errors
 from swapd.api.ollama import answer as ollama
 from swapd.errors import (
@@ -64,7 +67,7 @@ def error_response(request: web.Request, error: SwapdError) -> web.Response:
     return response
 
 
-def framing(metrics: Metrics, *, write_deadline_s: float = WRITE_DEADLINE_S) -> Middleware:
+def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEADLINE_S) -> Middleware:
     """The outermost middleware: see the module."""
     active: set[str] = set()
 
@@ -74,6 +77,7 @@ def framing(metrics: Metrics, *, write_deadline_s: float = WRITE_DEADLINE_S) -> 
         record = request[RECORD] = Record(request_id=request_id, endpoint=_endpoint(request))
         code = _CLIENT_CLOSED
         active.add(request_id)
+        book.began(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 response = await _answer(request, handler)
@@ -83,6 +87,7 @@ def framing(metrics: Metrics, *, write_deadline_s: float = WRITE_DEADLINE_S) -> 
             finally:
                 active.discard(request_id)
                 metrics.request_ended(record.model_id, record.endpoint, code)
+                book.ended(request_id, _row(record, code), ran=record.granted)
                 _log_access(request, record, code)
 
     return frame
@@ -153,6 +158,23 @@ def _endpoint(request: web.Request) -> str:
     """The route's pattern, so that paths never become labels."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "other"
+
+
+def _row(record: Record, code: int) -> Row | None:
+    """What is kept of a request; None of one that did not get as far as asking for a place at a worker."""
+    if not record.client:
+        return None
+    return Row(
+        ended_at=time.time(),
+        request_id=record.request_id,
+        model=record.model_id,
+        client=record.client,
+        endpoint=record.endpoint,
+        status=code,
+        waited_s=record.waited_s if record.granted else None,
+        first_token_s=record.first_token_s,
+        total_s=record.age_s(),
+    )
 
 
 def _log_access(request: web.Request, record: Record, code: int) -> None:

@@ -26,6 +26,8 @@ class Record:
     """Empty until the request has named a configured model."""
     key_name: str | None = None
     """Of the API key that it came with."""
+    client: str = ""
+    """Whose it is to queues and shares; empty until it is whole and may ask for a place."""
     waited_s: float = 0.0
     granted: bool = False
     place: Place | None = None

@@ -55,6 +55,7 @@ class Relay:
         Raises `SwapdError` while the status is still open. After that an event stream ends with an error event and
         any other answer with a cut connection. A client that goes away cancels all of it.
         """
+        record.client = outgoing.ticket.client
         exchange = Exchange(self._door, self._metrics, self._bounds, request, record, outgoing)
         try:
             return await self._until_cancelled(exchange)

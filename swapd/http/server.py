@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 from msgspec import structs
 
+from swapd.activity.book import Book
 from swapd.api import admin, openai
 from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
@@ -37,6 +38,7 @@ from swapd.http.relay import Relay
 from swapd.http.responses import Responses
 from swapd.http.routing import first_outgoing
 from swapd.http.stream import ClientStream, keeping_alive
+from swapd.http.usage import UsageRoutes
 from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
 from swapd.pool.door import Door
@@ -56,6 +58,7 @@ def make_app(
     door: Door,
     config: Callable[[], Config],
     metrics: Metrics,
+    book: Book,
     bounds: Bounds | None = None,
     keyring: Keyring | None = None,
 ) -> web.Application:
@@ -68,7 +71,7 @@ def make_app(
     api = _Api(door, config, Relay(door, metrics, bounds), metrics)
     views = _LiveViews(bounds)
     control = _Admin(door, api.cancel, metrics, views)
-    frame = framing(metrics, write_deadline_s=bounds.write_deadline_s)
+    frame = framing(metrics, book, write_deadline_s=bounds.write_deadline_s)
     app = web.Application(middlewares=[frame, firewall(lambda: config().server), guard(keyring)])
     app.on_response_prepare.append(add_headers)
     app.on_response_prepare.append(add_cors_headers)
@@ -97,6 +100,7 @@ def make_app(
     app.router.add_get("/swapd/v1/status", control.status)
     app.router.add_get("/swapd/v1/events", control.events, allow_head=False)
     app.router.add_get("/swapd/v1/requests", control.requests, allow_head=False)
+    UsageRoutes(book).add_to(app.router)
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
     profiles.add_routes(app, door)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)

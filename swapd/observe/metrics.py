@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from swapd.pool.status import ModelStatus, Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+RELOAD_OUTCOMES = ("applied", "refused")
 
 # vllm/v1/metrics/loggers.py
 _FIRST_TOKEN_BUCKETS = (
@@ -73,6 +74,10 @@ class Metrics:
         self._evictions = counter("evictions", "Workers that left to make room.", "model", "reason")
         self._unloads = counter("unloads", "Workers that left for another reason.", "model", "reason")
         self._reloads = counter("config_reloads", "Configuration reloads.", "outcome")
+        for outcome in RELOAD_OUTCOMES:
+            # So that the first refusal is an increase.
+            self._reloads.labels(outcome)
+        self._activity_dropped = counter("activity_dropped_rows", "Ended requests that could not be kept.")
 
     def watch(self, status: Callable[[], Status]) -> None:
         """Serve the gauges of the pool's snapshot, taken at each scrape. To be called once."""
@@ -95,7 +100,12 @@ class Metrics:
             inter_token=self._inter_token.labels(model_id).observe,
         )
 
+    def activity_dropped(self, count: int) -> None:
+        """In any thread."""
+        self._activity_dropped.inc(count)
+
     def config_reloaded(self, outcome: str) -> None:
+        """`outcome` is one of `RELOAD_OUTCOMES`."""
         self._reloads.labels(outcome).inc()
 
     def load_ended(self, model_id: str, outcome: str, load_s: float) -> None:

@@ -104,6 +104,7 @@ class Journal:
         usage = note.usage
         self._ended.add(
             RequestEnded(
+                id=note.ticket.request_id,
                 arrived_at=note.arrived_at,
                 model=note.ticket.model_id,
                 client=hashlib.blake2b(note.ticket.client.encode(), key=self._salt, digest_size=6).hexdigest(),

@@ -214,6 +214,8 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
 class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `GET /swapd/v1/requests`: what a request that has ended was like, and nothing of what it said."""
 
+    id: str
+    """Its X-Request-Id."""
     arrived_at: float
     """Unix time, seconds."""
     model: str

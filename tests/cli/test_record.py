@@ -20,6 +20,7 @@ from swapd.simulate.trace import read
 Captured = pytest.CaptureFixture[str]
 
 ENDED = RequestEnded(
+    id="r1",
     arrived_at=1000.0,
     model="qwen3-8b",
     client="3f9a",

@@ -13,14 +13,20 @@ from backends.llama_cpp.settings import LlamaCppSettings
 from backends.remote import RemoteBackend, RemoteSettings
 from swapd.config.load import TOP_KEYS, load, parse
 from swapd.config.models import MODEL_KEYS, PARAMS_KEYS
-from swapd.config.schema import Memory, Model, Params, Queue, Server, Turns
-from swapd.config.sections import MEMORY_KEYS, QUEUE_KEYS, TURNS_KEYS, server_keys
+from swapd.config.schema import Activity, Memory, Model, Params, Queue, Server, Turns
+from swapd.config.sections import ACTIVITY_KEYS, MEMORY_KEYS, QUEUE_KEYS, TURNS_KEYS, server_keys
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
 REFERENCE = ROOT / "docs" / "configuration.md"
 SERVER_KEYS = server_keys(Path("/"))
-SECTIONS = {"server": SERVER_KEYS, "memory": MEMORY_KEYS, "queue": QUEUE_KEYS, "turns": TURNS_KEYS}
+SECTIONS = {
+    "server": SERVER_KEYS,
+    "memory": MEMORY_KEYS,
+    "queue": QUEUE_KEYS,
+    "turns": TURNS_KEYS,
+    "activity": ACTIVITY_KEYS,
+}
 SETTINGS = set(LlamaCppSettings.__struct_fields__)
 
 
@@ -40,6 +46,7 @@ def uncommented() -> str:
         (Memory, MEMORY_KEYS, {"default"}),
         (Queue, QUEUE_KEYS, set()),
         (Turns, TURNS_KEYS, set()),
+        (Activity, ACTIVITY_KEYS, set()),
         (Params, PARAMS_KEYS, set()),
         (Model, MODEL_KEYS, {"id", "settings", "alias_params"}),
     ],
@@ -65,7 +72,7 @@ def test_the_example_shows_every_key_also_in_its_comments(backends):
 
 def test_the_examples_comments_are_valid_too_and_show_the_defaults(backends):
     config = parse(uncommented(), EXAMPLE, backends)
-    assert (config.server, config.queue, config.turns) == (Server(), Queue(), Turns())
+    assert (config.server, config.queue, config.turns, config.activity) == (Server(), Queue(), Turns(), Activity())
     assert config.memory.reserve_bytes == Memory().reserve_bytes
     plain = load(EXAMPLE, backends).models["qwen3-8b"]
     full = config.models["qwen3-8b"]

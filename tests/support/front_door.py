@@ -12,6 +12,8 @@ from pathlib import Path
 import aiohttp
 
 from backends.base import Settings
+from swapd.activity.book import Book
+from swapd.activity.store import Store
 from swapd.config.schema import Config, Model, Params, Server, Virtual
 from swapd.core.routing import Standing
 from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError, UnknownProfileError
@@ -240,6 +242,7 @@ class ScriptedDoor:
 
     async def requests_ended(self) -> AsyncIterator[RequestEnded]:
         yield RequestEnded(
+            id="r1",
             arrived_at=1.0,
             model="org/tiny",
             client="3f9a",
@@ -361,6 +364,7 @@ class House:
     url: str
     host: str
     port: int
+    book: Book
 
 
 @asynccontextmanager
@@ -377,18 +381,20 @@ async def house(
     settings = Server(max_body_bytes=max_body_bytes, **server)  # type: ignore[arg-type]
     config = Config(server=settings, models={known.id: known for known in door.known})
     metrics = Metrics()
-    app = make_app(door, lambda: config, metrics, bounds or Bounds(why_lost_s=0.05), keyring)
     path = listen.removeprefix("unix:") if listen.startswith("unix:") else None
-    async with (
-        serve(app, [listen], shutdown_timeout_s=1.0) as addresses,
-        aiohttp.ClientSession(
-            f"http://{addresses[0]}" if path is None else "http://anything.example",
-            connector=aiohttp.TCPConnector() if path is None else aiohttp.UnixConnector(path),
-            timeout=aiohttp.ClientTimeout(total=20),
-        ) as http,
-    ):
-        host, _, port = addresses[0].rpartition(":")
-        yield House(door, metrics, http, f"http://{addresses[0]}", host, int(port) if path is None else 0)
+    with Book(Store(None, lambda: config.activity, metrics.activity_dropped)) as book:
+        app = make_app(door, lambda: config, metrics, book, bounds or Bounds(why_lost_s=0.05), keyring)
+        async with (
+            serve(app, [listen], shutdown_timeout_s=1.0) as addresses,
+            aiohttp.ClientSession(
+                f"http://{addresses[0]}" if path is None else "http://anything.example",
+                connector=aiohttp.TCPConnector() if path is None else aiohttp.UnixConnector(path),
+                timeout=aiohttp.ClientTimeout(total=20),
+            ) as http,
+        ):
+            host, _, port = addresses[0].rpartition(":")
+            number = int(port) if path is None else 0
+            yield House(door, metrics, http, f"http://{addresses[0]}", host, number, book)
 
 
 def params(**fields: object) -> Params:
