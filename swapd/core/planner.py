@@ -263,7 +263,7 @@ def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if at_s is not None and now_s >= at_s:
             why = f"{worker.model_id!r} leaves: idle for {idle_limit(ledger, worker)}"
             effects.append(Tell("unloading", worker.model_id, why))
-            leave(ledger, worker, Departure("idle_unload"), now_s, effects)
+            leave(ledger, worker, Departure("idle"), now_s, effects)
 
 
 def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:

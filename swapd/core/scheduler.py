@@ -277,7 +277,6 @@ _DISMISSALS = {
     "reload": "its settings or its file changed",
     "removed": "it was removed from the configuration",
     "asked": "somebody asked for it",
-    "shutdown": "the daemon is shutting down",
 }
 
 
@@ -368,7 +367,7 @@ def _shutdown_asked(ledger: Ledger, _: ev.ShutdownAsked, now_s: float, effects: 
         effects += [Answer(ask.id, _closing()) for ask in device.pause_asks]
         device.pause_asks.clear()
     for worker in list(ledger.workers.values()):
-        departure = Departure("shutdown", deadline_s=now_s + worker.spec.drain_s)
+        departure = Departure("stopped", deadline_s=now_s + worker.spec.drain_s)
         leave(ledger, worker, departure, now_s, effects)
 
 
