@@ -337,8 +337,13 @@ def _post(
 
 
 async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:
-    """Let the worker finish by itself what is already whole for the client."""
-    with suppress(UpstreamError, TimeoutError):
-        async with asyncio.timeout(deadline_s):
-            while await upstream.read():
-                pass
+    """Let the worker finish by itself what is already whole for the client, whose leaving now changes nothing."""
+    try:
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while await upstream.read():
+                    pass
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()

@@ -39,6 +39,30 @@ async def test_a_stream_arrives_byte_for_byte_with_the_headers_that_stop_bufferi
         assert await home.door.left() == ["finished"]
 
 
+async def test_a_client_that_leaves_with_the_whole_answer_has_cancelled_nothing(tmp_path: Path) -> None:
+    async def script(call: Call) -> None:
+        await call.start()
+        await call.chunk(STREAM)
+        # A worker that is slow to end its side; the client has hung up by then.
+        await call.closed()
+
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with (
+        worker(tmp_path / "w", script) as path,
+        house(ScriptedDoor([path]), bounds=Bounds(close_s=20.0)) as home,
+    ):
+        async with (
+            aiohttp.ClientSession(connector=connector) as http,
+            http.post(home.url + CHAT, json=chat_body(stream=True)) as response,
+        ):
+            assert await response.read() == STREAM
+        assert await home.door.left() == ["finished"]
+        async with home.http.get("/metrics") as response:
+            metrics = await response.read()
+        assert b'swapd_requests_total{code="200",endpoint="/v1/chat/completions",model="org/tiny"} 1.0' in metrics
+        assert b'swapd_e2e_request_latency_seconds_count{model="org/tiny"} 1.0' in metrics
+
+
 async def test_only_whole_events_are_forwarded_while_the_worker_stops_anywhere(tmp_path: Path) -> None:
     two = EVENTS[0] + EVENTS[1].replace(b"\n\n", b"\r\n\r\n")
     ends = {0, len(EVENTS[0]), len(two)}
