@@ -75,7 +75,7 @@ def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEA
     async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = choose_request_id(request.headers.get(REQUEST_ID_HEADER), active)
         record = request[RECORD] = Record(request_id=request_id, endpoint=_endpoint(request))
-        code = _CLIENT_CLOSED
+        code = None
         active.add(request_id)
         book.began(request_id)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -85,6 +85,8 @@ def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEA
                 code = record.broken or response.status
                 return response
             finally:
+                if code is None:
+                    code = _CLIENT_CLOSED if record.whole is None else record.broken or record.whole
                 active.discard(request_id)
                 metrics.request_ended(record.model_id, record.endpoint, code)
                 book.ended(request_id, _row(record, code), ran=record.granted)

@@ -217,6 +217,7 @@ class Exchange:
         if flow.told_error:
             self.record.broken = WorkerLostError.status
         response = await self.client.finish()
+        self.record.whole = response.status
         await _read_to_end(upstream, self._bounds.close_s)
         return response
 

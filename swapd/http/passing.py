@@ -108,6 +108,7 @@ class Passing:
         self, request: web.Request, record: Record, ticket: Ticket, outbound: Outbound
     ) -> web.StreamResponse:
         """Wait for a place, send the request, stream the answer. Raises `SwapdError` while the status is open."""
+        record.client = ticket.client
         client = ClientStream(request, write_deadline_s=self._bounds.write_deadline_s)
         try:
             async with self._door.lease(ticket) as lease:

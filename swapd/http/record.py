@@ -35,6 +35,8 @@ class Record:
     first_token_s: float | None = None
     events: int = 0
     """Events with data that were forwarded."""
+    whole: int | None = None
+    """The status of a stream that went out to its end, whatever its client did then."""
     broken: int | None = None
     """The error's status when an answer broke after its own status was sent."""
 

@@ -162,14 +162,16 @@ class _Api:
 
     async def _relayed(self, request: web.Request, outgoing: Outgoing) -> web.StreamResponse:
         record = request[RECORD]
+        response = None
         try:
             response = await self._relay.answer(request, record, outgoing)
+            return response
         finally:
             if not record.granted and outgoing.ticket.counted is not None:
                 outgoing.ticket.counted(0)
-        if record.broken is None and response.status == web.HTTPOk.status_code:
-            self._metrics.answered_whole(record.model_id, record.age_s())
-        return response
+            status = record.whole if response is None else response.status
+            if record.broken is None and status == web.HTTPOk.status_code:
+                self._metrics.answered_whole(record.model_id, record.age_s())
 
     async def _read(self, request: web.Request, share: limits.BodyShare, *, endpoint: openai.Endpoint) -> Outgoing:
         """The client's request, checked, as a worker gets it."""

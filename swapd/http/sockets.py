@@ -44,6 +44,7 @@ class Sockets:
 
     async def pass_on(self, request: web.Request, record: Record, ticket: Ticket, path: str) -> web.StreamResponse:
         """Wait for a place, connect to the worker, and only then take the client's upgrade. Raises `SwapdError`."""
+        record.client = ticket.client
         async with self._door.lease(ticket) as lease:
             record.waited_s, record.granted = lease.waited_s, True
             pair = _Pair(request, self._bounds.close_s)

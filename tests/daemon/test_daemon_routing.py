@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+from support.front_door import book_in_memory
 from support.running_pool import config, running_pool, scripted, ticket
 
 from swapd.config.schema import Profile, Virtual
@@ -57,14 +58,15 @@ async def front(directory: Path, virtual: Virtual, **models: dict[str, object]) 
         profiles={"gaming": Profile(disable=("a",)), "none": Profile(disable=tuple(models))},
     )
     async with running_pool(directory, configuration) as (pool, _):
-        app = make_app(pool, pool.config, Metrics())
-        async with (
-            serve(app, ["127.0.0.1:0"], shutdown_timeout_s=1.0) as addresses,
-            aiohttp.ClientSession(f"http://{addresses[0]}", timeout=aiohttp.ClientTimeout(total=20)) as http,
-        ):
-            home = Front(pool, http)
-            yield home
-            await home.settle()
+        with book_in_memory() as book:
+            app = make_app(pool, pool.config, Metrics(), book)
+            async with (
+                serve(app, ["127.0.0.1:0"], shutdown_timeout_s=1.0) as addresses,
+                aiohttp.ClientSession(f"http://{addresses[0]}", timeout=aiohttp.ClientTimeout(total=20)) as http,
+            ):
+                home = Front(pool, http)
+                yield home
+                await home.settle()
 
 
 def fallback(max_wait_s: float | None = None) -> Virtual:

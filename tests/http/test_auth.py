@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from support.front_door import CHAT, Call, House, ScriptedDoor, chat_body, house, model, worker
+from support.front_door import CHAT, Call, House, ScriptedDoor, book_in_memory, chat_body, house, model, worker
 
 from swapd.config.keys import ApiKey, Scope, digest
 from swapd.config.schema import Config
@@ -34,7 +34,8 @@ def bearer(key: str) -> dict[str, str]:
 
 def all_routes() -> list[tuple[str, str, str]]:
     """Method, pattern and a path of every route, as the application really has them."""
-    app = make_app(ScriptedDoor(), Config, Metrics())
+    with book_in_memory() as book:
+        app = make_app(ScriptedDoor(), Config, Metrics(), book)
     found = []
     for route in app.router.routes():
         assert route.resource is not None
@@ -97,7 +98,8 @@ def test_a_route_that_nobody_has_thought_about_is_found_at_the_start() -> None:
     async def handle(_request: web.Request) -> web.Response:
         return web.Response()
 
-    app = make_app(ScriptedDoor(), Config, Metrics())
+    with book_in_memory() as book:
+        app = make_app(ScriptedDoor(), Config, Metrics(), book)
     app.router.add_get("/new", handle)
     with pytest.raises(RuntimeError, match=r"routes without a scope .*: /new"):
         check_routes(app)

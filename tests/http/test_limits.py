@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from support.front_door import book_in_memory
 
 from swapd.errors import QueueFullError
 from swapd.http import limits
@@ -40,12 +41,13 @@ async def test_a_slow_body_is_given_up_at_its_deadline() -> None:
             await limits.read_body(request, share, max_bytes=100, deadline_s=0.05)
         return web.Response()
 
-    app = web.Application(middlewares=[framing(Metrics())])
-    app.router.add_post("/", handle)
-    async with serve(app, ["127.0.0.1:0"], shutdown_timeout_s=0.1) as (address,):
-        host, _, port = address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nhalf")
-        async with asyncio.timeout(5):
-            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
-        writer.close()
+    with book_in_memory() as book:
+        app = web.Application(middlewares=[framing(Metrics(), book)])
+        app.router.add_post("/", handle)
+        async with serve(app, ["127.0.0.1:0"], shutdown_timeout_s=0.1) as (address,):
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nhalf")
+            async with asyncio.timeout(5):
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
+            writer.close()

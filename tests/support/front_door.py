@@ -14,7 +14,7 @@ import aiohttp
 from backends.base import Settings
 from swapd.activity.book import Book
 from swapd.activity.store import Store
-from swapd.config.schema import Config, Model, Params, Server, Virtual
+from swapd.config.schema import Activity, Config, Model, Params, Server, Virtual
 from swapd.core.routing import Standing
 from swapd.errors import SwapdError, UnknownDeviceError, UnknownModelError, UnknownProfileError
 from swapd.http.exchange import Bounds
@@ -367,6 +367,11 @@ class House:
     book: Book
 
 
+def book_in_memory(metrics: Metrics | None = None) -> Book:
+    """One that no file keeps; to be used with `with`."""
+    return Book(Store(None, Activity, (metrics or Metrics()).activity_dropped))
+
+
 @asynccontextmanager
 async def house(
     door: ScriptedDoor,
@@ -382,7 +387,7 @@ async def house(
     config = Config(server=settings, models={known.id: known for known in door.known})
     metrics = Metrics()
     path = listen.removeprefix("unix:") if listen.startswith("unix:") else None
-    with Book(Store(None, lambda: config.activity, metrics.activity_dropped)) as book:
+    with book_in_memory(metrics) as book:
         app = make_app(door, lambda: config, metrics, book, bounds or Bounds(why_lost_s=0.05), keyring)
         async with (
             serve(app, [listen], shutdown_timeout_s=1.0) as addresses,
