@@ -20,8 +20,13 @@ from swapd.pool.tls import client_context
 MAX_HEAD_BYTES = 256 * 1024
 """Of an answer's status line and headers together with what came in the same reads."""
 FIRST_FINAL_STATUS = 200
-MAX_UNREAD_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+"""At most what one read takes from a worker. With MAX_UNREAD_BYTES it bounds what a client that hardly reads costs."""
+MAX_UNREAD_BYTES = 64 * 1024
 """Above this the worker is held back until its answer is read on; one more read may be on its way."""
+
+_read_into = memoryview(bytearray(READ_BYTES))
+"""One for all connections: what is read is parsed before anything else happens, and the parser keeps copies."""
 
 
 class UpstreamError(Exception):
@@ -92,7 +97,7 @@ def _head(address: Address, path: str, headers: Mapping[str, str], body_bytes: i
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(asyncio.BufferedProtocol):
     """An answer as it arrives. One reader at a time; the `on_` methods are the parser's."""
 
     def __init__(self) -> None:
@@ -221,15 +226,18 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - one size for all
+        return _read_into
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._alarm is not None:
             self._heard_s = asyncio.get_running_loop().time()
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_read_into[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(f"it does not speak HTTP: {error}")
         if not self.status:
-            self._head_bytes += len(data)
+            self._head_bytes += nbytes
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._break(f"its headers are larger than {MAX_HEAD_BYTES} bytes")
         if self._take is not None and self._unread and self._take(self._taken()) and not self._ended_somehow:
