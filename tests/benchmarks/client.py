@@ -78,9 +78,7 @@ class Connection(asyncio.Protocol):
 
 async def post(address: Address, path: str, body: dict[str, Any], source: str | None = None) -> Connection:
     """Send a request, from the address `source` if it matters; the time begins before the connection is made."""
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    connection = Connection(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    connection = Connection(request_bytes(path, body))
     loop = asyncio.get_running_loop()
     if isinstance(address, Path):
         await loop.create_unix_connection(lambda: connection, str(address))
@@ -88,6 +86,12 @@ async def post(address: Address, path: str, body: dict[str, Any], source: str | 
         local = None if source is None else (source, 0)
         await loop.create_connection(lambda: connection, *address, local_addr=local)
     return connection
+
+
+def request_bytes(path: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,18 @@ def read_stream(started_s: float, arrivals: Sequence[tuple[float, bytes]]) -> St
     if status != 200:
         return Stream(started_s, status, error=_message(bytes(body.content)))
     return _read_events(started_s, status, body)
+
+
+def read_body(arrivals: Sequence[tuple[float, bytes]]) -> tuple[int, bytes]:
+    """An answer's status (0 without any) and its body, as far as it came in whole chunks."""
+    raw = b"".join(data for _, data in arrivals)
+    head, separator, rest = raw.partition(b"\r\n\r\n")
+    if not separator:
+        return 0, raw
+    status = int(head.split(b" ", 2)[1])
+    if b"transfer-encoding: chunked" not in head.lower():
+        return status, rest
+    return status, bytes(_unchunked(raw, len(head) + len(separator), arrivals).content)
 
 
 def _unchunked(raw: bytes, start: int, arrivals: Sequence[tuple[float, bytes]]) -> _Body:

