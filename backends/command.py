@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,16 +27,12 @@ from backends.base import (
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
-    Offload,
-    Peer,
-    ProbedDevice,
-    ProbeError,
-    ProbeResult,
     Settings,
     Size,
 )
 from backends.guard.plan import GuardPlan, guard_launch
 from backends.macros import expand, macro_names, unknown_macro
+from backends.plain import PlainBackend
 
 PORT, SOCKET, MODEL_ID, PID = "PORT", "SOCKET", "MODEL_ID", "PID"
 _BUILT_IN = (PORT, SOCKET, MODEL_ID)
@@ -125,13 +121,11 @@ class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only
         return any(PORT in macro_names(text) for text in texts)
 
 
-class CommandBackend:
+class CommandBackend(PlainBackend):
     """`backends.base.Backend` for foreign programs."""
 
     name: ClassVar[str] = "command"
     settings_type: ClassVar[type[Settings]] = CommandSettings
-    has_portable_mode: ClassVar[bool] = False
-    spare_bytes: ClassVar[int] = 0
 
     def inspect(self, settings: CommandSettings) -> Inspection:
         """Look for the program. Raises `InvalidModelError` if there is none."""
@@ -186,30 +180,6 @@ class CommandBackend:
             progress=settings.progress,
         )
         return guard_launch(plan, order.control_fd)
-
-    def peer(self, settings: Any) -> Peer:
-        raise NotImplementedError
-
-    def spare(self, control_fd: int) -> LaunchSpec:
-        raise NotImplementedError
-
-    def engine_version(self) -> str:
-        raise NotImplementedError
-
-    def probe(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
-
-    def probe_key(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
-
-    def read_probe(self, output: bytes) -> ProbeResult:
-        raise ProbeError("a foreign program has no probe")
-
-    def device_probe(self, env: Mapping[str, str]) -> None:
-        return None
-
-    def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
-        raise ProbeError("a foreign program has no probe")
 
 
 def program_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

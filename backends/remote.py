@@ -9,10 +9,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar, NoReturn
+from typing import Annotated, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -27,13 +26,10 @@ from backends.base import (
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
-    Offload,
     Peer,
-    ProbedDevice,
-    ProbeError,
-    ProbeResult,
     Settings,
 )
+from backends.plain import PlainBackend
 
 MAX_KEY_BYTES = 16 * 1024
 _NOTHING = Footprint((0,), (0,), host_weights_bytes=0, compute_bytes=0, output_bytes=0, process_bytes=0)
@@ -90,13 +86,11 @@ class RemoteSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=
         return UrlAddress(parts.hostname or "", parts.port or (443 if is_safe else 80), tls, base_path)
 
 
-class RemoteBackend:
+class RemoteBackend(PlainBackend):
     """`backends.base.Backend` for servers elsewhere."""
 
     name: ClassVar[str] = "remote"
     settings_type: ClassVar[type[Settings]] = RemoteSettings
-    has_portable_mode: ClassVar[bool] = False
-    spare_bytes: ClassVar[int] = 0
 
     def inspect(self, settings: RemoteSettings) -> Inspection:
         """What the settings say. Reads the key to see that there is one. Raises `InvalidModelError`."""
@@ -134,36 +128,7 @@ class RemoteBackend:
 
     def launch(self, settings: RemoteSettings, order: LaunchOrder) -> LaunchSpec:
         """Never asked for."""
-        _refuse(settings, order)
-
-    def spare(self, control_fd: int) -> LaunchSpec:
-        """Never asked for."""
-        _refuse(control_fd)
-
-    def engine_version(self) -> str:
-        """Nothing of it is installed here."""
-        return ""
-
-    def probe(self, _settings: RemoteSettings, _offload: Offload, _env: Mapping[str, str]) -> None:
-        """There is none."""
-
-    def probe_key(self, _settings: RemoteSettings, _offload: Offload, _env: Mapping[str, str]) -> None:
-        """There is none."""
-
-    def read_probe(self, output: bytes) -> ProbeResult:
-        """Never asked for."""
-        raise ProbeError(f"a server elsewhere has no probe that could print {len(output)} bytes")
-
-    def device_probe(self, _env: Mapping[str, str]) -> None:
-        """It has no devices here."""
-
-    def read_devices(self, output: bytes) -> tuple[ProbedDevice, ...]:
-        """Never asked for."""
-        raise ProbeError(f"a server elsewhere has no probe that could print {len(output)} bytes")
-
-
-def _refuse(*_asked: object) -> NoReturn:
-    raise AssertionError("a server elsewhere is not started")
+        raise AssertionError(f"{settings.proxy}, a server elsewhere, is not started for {order.model_id}")
 
 
 def _split(proxy: str) -> SplitResult:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -22,10 +22,8 @@ from backends.base import (
     LaunchOrder,
     LaunchSpec,
     Offload,
-    Peer,
     ProbedDevice,
     ProbeError,
-    ProbeResult,
     Settings,
 )
 from backends.environment import worker_environment
@@ -35,6 +33,7 @@ from backends.gguf_settings import Task
 from backends.guard.plan import GuardPlan, guard_launch
 from backends.llama_server import binary, flags
 from backends.llama_server.settings import LlamaServerSettings
+from backends.plain import PlainBackend
 
 _ANY_PLACE = Offload(1, ("GPU",), (1.0,), 1)
 """Uses every flag that a placement may need."""
@@ -53,13 +52,12 @@ _DEVICE = re.compile(
 _MIB = 1024 * 1024
 
 
-class LlamaServerBackend:
+class LlamaServerBackend(PlainBackend):
     """`backends.base.Backend` for a llama-server binary."""
 
     name: ClassVar[str] = "llama_server"
     settings_type: ClassVar[type[Settings]] = LlamaServerSettings
     has_portable_mode: ClassVar[bool] = True
-    spare_bytes: ClassVar[int] = 0
 
     def inspect(self, settings: LlamaServerSettings) -> Inspection:
         """Read the header and judge it, and ask the binary for its flags if it was not asked before.
@@ -100,24 +98,6 @@ class LlamaServerBackend:
             watch_while=_BUSY,
         )
         return guard_launch(guard, order.control_fd)
-
-    def peer(self, settings: Any) -> Peer:
-        raise NotImplementedError
-
-    def spare(self, control_fd: int) -> LaunchSpec:
-        raise NotImplementedError
-
-    def engine_version(self) -> str:
-        raise NotImplementedError
-
-    def probe(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
-
-    def probe_key(self, settings: Any, offload: Offload, env: Mapping[str, str]) -> None:
-        return None
-
-    def read_probe(self, output: bytes) -> ProbeResult:
-        raise ProbeError("llama-server has no probe")
 
     def device_probe(self, env: Mapping[str, str]) -> LaunchSpec | None:
         """The binary on PATH, if there is one, asked for the devices it can use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import sqlite3
 import threading
 import time
@@ -147,6 +148,11 @@ async def test_a_directory_that_cannot_be_written_drops_rows_and_refuses_questio
         assert await one.ids() == ["later"]
 
 
+def until_there_is_room(items: queue.Queue[object]) -> None:
+    with items.not_full:
+        assert items.not_full.wait_for(lambda: len(items.queue) < items.maxsize, 20)
+
+
 async def test_a_disk_that_hangs_costs_rows_beyond_the_queue_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_QUEUED", 4)
     go_on, started = threading.Event(), threading.Event()
@@ -167,8 +173,7 @@ async def test_a_disk_that_hangs_costs_rows_beyond_the_queue_and_no_time(monkeyp
             await one.ids()
         go_on.set()
         await hung
-        while one.store._queue.full():
-            await asyncio.sleep(0)
+        await asyncio.to_thread(until_there_is_room, one.store._queue)
         assert await one.ids() == ["r3", "r2", "r1", "r0"]
 
 
