@@ -86,14 +86,6 @@ class ForbiddenError(SwapdError):
     code = "scope_missing"
 
 
-class ModelForbiddenError(SwapdError):
-    """The key may not use this model, or there is none of that name: both read the same."""
-
-    status = 403
-    type = "permission_error"
-    code = "model_not_allowed"
-
-
 class ForeignHostError(SwapdError):
     """The request calls this server by a name that it does not know: DNS rebinding looks so."""
 
@@ -114,6 +106,17 @@ class UnknownModelError(SwapdError):
     status = 404
     type = "not_found_error"
     code = "model_not_found"
+
+
+class ModelForbiddenError(UnknownModelError):
+    """The key may not use this model, or there is none of that name: both read the same.
+
+    Whoever tries several readings of a name goes on to the next, as after one that is unknown.
+    """
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
 
 
 class ModelDisabledError(SwapdError):

@@ -16,6 +16,7 @@ from swapd.errors import ModelForbiddenError, QueueFullError
 from swapd.http.auth import SCOPES, Open, check_routes
 from swapd.http.keyed_door import HOLDER_OF_TASK, behind_keys
 from swapd.http.keyring import Keyring
+from swapd.http.passthrough import split_target
 from swapd.http.server import make_app
 from swapd.observe.metrics import Metrics
 from swapd.pool.lease import Ticket
@@ -173,6 +174,20 @@ async def test_a_route_that_forgets_to_ask_gets_no_lease_of_another_model() -> N
         keyed.lease(Ticket("r", "c", "x"))
     async with keyed.lease(Ticket("r", "a", "x")):
         assert [ticket.model_id for ticket in door.tickets] == ["a"]
+
+
+async def test_a_key_for_some_models_may_name_them_in_every_way_that_others_may() -> None:
+    door = ScriptedDoor(known=[model("org/tiny"), model("c")])
+    body = {"model": "org/tiny:latest"}
+    async with house(door, keyring=ring(models=("org/tiny",))) as home:
+        async with home.http.post("/api/show", json=body, headers=bearer("own")) as response:
+            assert response.status == 200
+        async with home.http.post("/api/show", json={"model": "c:latest"}, headers=bearer("own")) as response:
+            assert response.status == 403
+    HOLDER_OF_TASK.set(ring(models=("org/tiny",)).find("own"))
+    assert split_target("/upstream/org/tiny/health", behind_keys(door)) == ("org/tiny", "/health")
+    with pytest.raises(ModelForbiddenError):
+        split_target("/upstream/c/health", behind_keys(door))
 
 
 async def test_the_scheduler_hears_the_keys_name_class_and_share(tmp_path: Path) -> None:
