@@ -30,6 +30,7 @@ from backends.base import (
     Settings,
     Size,
 )
+from backends.environment import without_secrets
 from backends.guard.plan import GuardPlan, guard_launch
 from backends.macros import expand, macro_names, unknown_macro
 from backends.plain import PlainBackend
@@ -38,7 +39,6 @@ PORT, SOCKET, MODEL_ID, PID = "PORT", "SOCKET", "MODEL_ID", "PID"
 _BUILT_IN = (PORT, SOCKET, MODEL_ID)
 _MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _UNIX = "unix:"
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _DAEMONS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "MEMORY_PRESSURE_", "SWAPD_")
 """What systemd and people tell the daemon, and nobody else."""
 
@@ -184,9 +184,7 @@ class CommandBackend(PlainBackend):
 
 def program_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """The daemon's environment without what is meant for it alone or looks like a secret, and the model's `env`."""
-    passed = {
-        name: value for name, value in environ.items() if not name.startswith(_DAEMONS_OWN) and not _SECRET.search(name)
-    }
+    passed = {name: value for name, value in without_secrets(environ).items() if not name.startswith(_DAEMONS_OWN)}
     return {**passed, **own}
 
 

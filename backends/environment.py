@@ -1,4 +1,4 @@
-"""What a worker process inherits of the daemon's environment. Pure."""
+"""What a worker or a foreign program inherits of the daemon's environment. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _PASSED_ENV_PREFIXES = (
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment may be shown to a program: nothing whose name looks like a secret's."""
+    return {name: value for name, value in environ.items() if not _SECRET.search(name)}
+
+
 def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> dict[str, str]:
     """What a worker inherits: paths, locale and GPU settings of the daemon, then the model's own `env`.
 
@@ -21,7 +26,7 @@ def worker_environment(daemon: Mapping[str, str], model: Mapping[str, str]) -> d
     """
     passed = {
         name: value
-        for name, value in daemon.items()
-        if (name in _PASSED_ENV or name.startswith(_PASSED_ENV_PREFIXES)) and not _SECRET.search(name)
+        for name, value in without_secrets(daemon).items()
+        if name in _PASSED_ENV or name.startswith(_PASSED_ENV_PREFIXES)
     }
     return passed | {"GGML_NO_BACKTRACE": "1"} | dict(model)

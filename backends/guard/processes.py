@@ -17,10 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-OOM_SCORE_ADJ = 500
-"""When memory runs out, the kernel should take a worker before the daemon or the guard."""
+from backends.ties import die_with_parent, go_first
+
 KILL_PASS_S = 0.002
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,9 +53,9 @@ def _prepare() -> None:
     # What is ignored stays so in the program; the guard ignores it for itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Should the guard itself be killed, the kernel ends the program at least, though not what it has started.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+        die_with_parent()
+    go_first()
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

@@ -6,21 +6,18 @@ Owns the reading side of the control channel, the kernel's parent-death signal a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
-from pathlib import Path
 from typing import NoReturn
+
+from backends.ties import die_with_parent, go_first
 
 EXIT_LOST_DAEMON = 3
 EXIT_DEFECT = 4
-OOM_SCORE_ADJ = 500
-"""When memory runs out, the kernel should take a worker before the daemon or the user's shell."""
-_PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +25,11 @@ log = logging.getLogger(__name__)
 def attach(control: socket.socket) -> None:
     """Tie this process to the other end of `control`. Call before anything slow."""
     die_with_parent()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+    go_first()
     # The terminal's Ctrl-C reaches the whole process group; when to stop is the daemon's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.excepthook = _on_thread_death
     threading.Thread(target=_watch, args=(control,), name="lifeline", daemon=True).start()
-
-
-def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
 
 def _watch(control: socket.socket) -> None:

@@ -25,6 +25,7 @@ from backends.base import DeviceMemory, Footprint, Offload, ProbedDevice, decode
 from backends.llama_cpp import lifeline
 from backends.llama_cpp.probing import TIMEOUT_S, Answer, DevicesAnswer, FailureAnswer, ModelAnswer
 from backends.llama_cpp.settings import LlamaCppSettings
+from backends.ties import die_with_parent
 
 BREAKDOWN, LOG = "llama.cpp's memory breakdown", "llama.cpp's log, and formulas for weights and cache"
 _LINES_KEPT = 20_000
@@ -219,7 +220,7 @@ def _guard() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(TIMEOUT_S)
-    lifeline.die_with_parent()
+    die_with_parent()
     # A debugger that ggml attaches for a backtrace would hold up the end of a process that is to end.
     os.environ["GGML_NO_BACKTRACE"] = "1"
 

@@ -21,6 +21,7 @@ import openai
 import pytest
 from worker_doubles import events
 
+from backends import ties
 from backends.base import LaunchOrder, Offload
 from backends.control import Failed, FailureKind, Loading, Message, Progress, Ready, Usage, WarmingUp, decode
 from backends.llama_cpp import lifeline
@@ -102,7 +103,7 @@ async def test_a_worker_loads_warms_up_and_serves_on_a_private_socket(tmp_path: 
         assert messages[:-2]
         assert all(isinstance(message, Loading) for message in messages[:-2])
         assert stat.S_IMODE(worker.socket_path.stat().st_mode) == 0o600
-        assert oom_score_adj(worker.process.pid) >= lifeline.OOM_SCORE_ADJ
+        assert oom_score_adj(worker.process.pid) >= ties.OOM_SCORE_ADJ
         worker.process.send_signal(signal.SIGINT)
         async with worker.session.get("http://worker/health") as response:
             assert response.status == 200
