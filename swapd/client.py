@@ -21,7 +21,7 @@ import msgspec
 
 from swapd.activity.shapes import Grouping, Usage
 from swapd.config.address import TcpAddress, UnixAddress, parse_address
-from swapd.pool.status import DeviceStatus, ModelStatus, Profiles, RequestEnded, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, Profiles, RequestEnded, Status, Unloaded
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -107,6 +107,10 @@ class Client:
         """Drain a model, stop its workers and wait until they are gone."""
         body = await self._fetch("POST", f"/swapd/v1/models/{quote(model, safe='')}/unload", timeout_s=None)
         return _decode(body, ModelStatus)
+
+    async def unload_all(self) -> Sequence[ModelStatus]:
+        """The same for every model that has workers; returns those."""
+        return _decode(await self._fetch("POST", "/swapd/v1/unload", timeout_s=None), Unloaded).models
 
     async def pause(self, device: str) -> DeviceStatus:
         """Have a device handed over and wait until it is empty, however long the drain takes."""

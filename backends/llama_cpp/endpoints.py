@@ -9,10 +9,10 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from backends.llama_cpp import infill, prompts, tokens, vectors
+from backends.llama_cpp import infill, native, prompts, tokens, vectors
 from backends.llama_cpp.calls import Call
 from backends.llama_cpp.chat.body import decode_chat
-from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Task
+from backends.llama_cpp.engine.types import Embed, Embedded, Ended, Generate, Task
 from backends.llama_cpp.errors import engine_failed
 from backends.llama_cpp.media.chats import unread_chat
 from backends.llama_cpp.media.parts import has_media
@@ -27,13 +27,28 @@ async def fill_in(service: Service, request: web.Request, call: Call) -> web.Str
     infill.require_fim(served.special_tokens, served.model_id)
     body = infill.decode_infill(await request.read(), served.limits)
     make = partial(infill.infill_request, body, served.tokenizer, served.grammars, served.special_tokens, served.limits)
-    call.submit([await service.prepare(partial(make, service.new_id(call)))])
-    filling = infill.Filling(served.model_id, body, time.monotonic)
+    return await _answer_natively(service, request, call, body, partial(make, service.new_id(call)))
+
+
+async def go_on(service: Service, request: web.Request, call: Call) -> web.StreamResponse:
+    """POST /completion."""
+    service.require(Task.GENERATE)
+    served = service.served
+    body = native.decode_text(await request.read(), served.limits)
+    make = partial(native.text_request, body, served.tokenizer, served.grammars, served.limits)
+    return await _answer_natively(service, request, call, body, partial(make, service.new_id(call)))
+
+
+async def _answer_natively(
+    service: Service, request: web.Request, call: Call, body: native.NativeBody, make: Callable[[], Generate]
+) -> web.StreamResponse:
+    call.submit([await service.prepare(make)])
+    answer = native.NativeAnswer(service.served.model_id, body, time.monotonic)
     if body.stream:
-        return await send_stream(request, call, filling)
-    while not filling.finished:
-        filling.collect(await call.take())
-    return send_json(filling.answer())
+        return await send_stream(request, call, answer)
+    while not answer.finished:
+        answer.collect(await call.take())
+    return send_json(answer.answer())
 
 
 async def embed(service: Service, request: web.Request, call: Call) -> web.StreamResponse:

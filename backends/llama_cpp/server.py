@@ -121,6 +121,7 @@ HANDLERS: Mapping[str, Handler] = {
     "/v1/chat/completions/input_tokens": endpoints.count_tokens,
     "/v1/embeddings": endpoints.embed,
     "/v1/rerank": endpoints.rerank,
+    "/completion": endpoints.go_on,
     "/infill": endpoints.fill_in,
     "/apply-template": endpoints.apply_template,
     "/tokenize": partial(endpoints.about_tokens, tokens.tokenize),

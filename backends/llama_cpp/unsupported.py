@@ -57,10 +57,10 @@ COMPLETION: Mapping[str, Off] = {
     "suffix": _EMPTY,
 }
 
-INFILL: Mapping[str, Off] = {
+NATIVE: Mapping[str, Off] = {
     name: is_off for name, is_off in COMPLETION.items() if name not in ("n_indent", "t_max_predict_ms")
 }
-"""Filling gaps ends by these two itself."""
+"""/completion and /infill: what they answer ends by these two."""
 
 
 def refuse_unsupported(fields: Mapping[str, msgspec.Raw], table: Mapping[str, Off]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import msgspec
 
 from swapd.activity.shapes import Activity, Usage
-from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Profiles, RequestEnded, Status
+from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Profiles, RequestEnded, Status, Unloaded
 
 _encoder = msgspec.json.Encoder()
 
 
-def document(snapshot: Status | ModelStatus | DeviceStatus | Profiles | Activity | Usage) -> bytes:
+def document(snapshot: Status | ModelStatus | DeviceStatus | Profiles | Unloaded | Activity | Usage) -> bytes:
     """A snapshot as JSON: the shape of `swapd.pool.status` or `swapd.activity.shapes`."""
     return _encoder.encode(snapshot)
 

@@ -41,6 +41,14 @@ class _Extra(msgspec.Struct):
     filename: str | None = None
 
 
+class Completion(LlamaFields, kw_only=True):
+    """`prompt` is one text, or texts and tokens that make one together."""
+
+    model: _Name
+    prompt: _Mixed
+    stream: bool | None = None
+
+
 class Infill(LlamaFields, kw_only=True):
     model: _Name
     input_prefix: _Mixed

@@ -115,29 +115,38 @@ class Endpoint(Enum):
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
     RERANK = "/v1/rerank"
+    COMPLETION = "/completion"
     INFILL = "/infill"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
     APPLY_TEMPLATE = "/apply-template"
 
 
-ALSO_AT: Mapping[Endpoint, tuple[str, ...]] = {Endpoint.RERANK: ("/rerank", "/v1/reranking", "/reranking")}
+ALSO_AT: Mapping[Endpoint, tuple[str, ...]] = {
+    Endpoint.RERANK: ("/rerank", "/v1/reranking", "/reranking"),
+    Endpoint.COMPLETION: ("/completions",),
+}
 """Further paths that clients know an endpoint by."""
 
-_Shape = _Chat | _Completion | _Embeddings | native.Infill | native.Rerank | native.Tokenize | native.Detokenize
+NATIVE_PATHS = frozenset((Endpoint.COMPLETION.value, Endpoint.INFILL.value))
+"""Where workers answer in llama-server's own dialect."""
+
+_Native = native.Completion | native.Infill | native.Rerank | native.Tokenize | native.Detokenize
+_Shape = _Chat | _Completion | _Embeddings | _Native
 _SHAPES: dict[Endpoint, tuple[type[_Shape], Ability | None]] = {
     Endpoint.CHAT_COMPLETIONS: (_Chat, "chat"),
     Endpoint.CHAT_INPUT_TOKENS: (_Chat, None),
     Endpoint.COMPLETIONS: (_Completion, "completions"),
     Endpoint.EMBEDDINGS: (_Embeddings, "embeddings"),
     Endpoint.RERANK: (native.Rerank, "rerank"),
+    Endpoint.COMPLETION: (native.Completion, "completions"),
     Endpoint.INFILL: (native.Infill, "completions"),
     Endpoint.TOKENIZE: (native.Tokenize, None),
     Endpoint.DETOKENIZE: (native.Detokenize, None),
     Endpoint.APPLY_TEMPLATE: (_Chat, None),
 }
 """What each takes, and what a model must be able to do for it."""
-_GENERATING = frozenset((Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS, Endpoint.INFILL))
+_GENERATING = frozenset((Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS, Endpoint.COMPLETION, Endpoint.INFILL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +234,7 @@ def model_document(model: ListedModel, created: int) -> dict[str, Any]:
         "id": model.id,
         "object": "model",
         "type": "model",
-        "display_name": model.id,
+        "display_name": model.name or model.id,
         "created": created,
         "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
         "owned_by": "swapd",
@@ -236,6 +245,12 @@ def model_document(model: ListedModel, created: int) -> dict[str, Any]:
         "input_modalities": list(model.input_modalities),
         "capabilities": list(model.capabilities),
     }
+    if model.name:
+        document["name"] = model.name
+    if model.description:
+        document["description"] = model.description
+    if model.metadata:
+        document["metadata"] = dict(model.metadata)
     if model.virtual is not None:
         document["virtual"] = msgspec.to_builtins(model.virtual)
     return document

@@ -55,9 +55,15 @@ def load(arguments: argparse.Namespace) -> int:
 
 
 def unload(arguments: argparse.Namespace) -> int:
-    """Unload one model now."""
-    model = ask(arguments, lambda client: client.unload(arguments.model))
-    print_line(f"{model.id} is {model.state}")
+    """Unload one model now, or all."""
+    if arguments.all:
+        models = ask(arguments, Client.unload_all)
+    else:
+        models = [ask(arguments, lambda client: client.unload(arguments.model))]
+    for model in models:
+        print_line(f"{model.id} is {model.state}")
+    if not models:
+        print_line("nothing is loaded")
     return 0
 
 

@@ -6,7 +6,7 @@ Owns where defaults go.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,8 @@ from swapd.config.settings import read_setting, read_settings, setting_names
 MAX_MODELS = 1000
 MAX_NAME_CHARS = 256
 MAX_REPLICAS = 8
+MAX_DESCRIPTION_CHARS = 1024
+MAX_METADATA_BYTES = 4096
 
 _FIXED_PARAMS = ("model", "messages", "prompt", "input", "stream")
 """What makes a request that request: changing it here would break routing or the answer's form."""
@@ -87,6 +89,30 @@ def _model_name(place: Place, _problems: Problems) -> str | None:
     name = text_at(place, "the name that the worker knows the model by, or null")
     printable_name(name, "a name", MAX_NAME_CHARS)
     return name
+
+
+def _shown_text(most_chars: int) -> Callable[[Place, Problems], str]:
+    """Text that people are shown beside a model's id."""
+
+    def read(place: Place, _problems: Problems) -> str:
+        text = text_at(place)
+        printable_name(text, "this text", most_chars)
+        return text
+
+    return read
+
+
+def _metadata(place: Place, _problems: Problems) -> dict[str, ParamValue]:
+    found: dict[str, ParamValue] = {}
+    for name, each in block(place).items():
+        printable_name(name, "a key of metadata", MAX_NAME_CHARS)
+        found[name] = _param_value(each)
+    size_bytes = len(msgspec.json.encode(found))
+    if size_bytes > MAX_METADATA_BYTES:
+        raise Trouble(
+            f"has {size_bytes} bytes as JSON; every list of models carries them, so {MAX_METADATA_BYTES} are allowed"
+        )
+    return found
 
 
 def _env(place: Place, problems: Problems) -> dict[str, str]:
@@ -167,6 +193,9 @@ MODEL_KEYS: Mapping[str, Key] = {
     "backend": Key("backend", _backend_name),
     "aliases": Key("aliases", _aliases),
     "model_name": Key("model_name", _model_name),
+    "name": Key("name", _shown_text(MAX_NAME_CHARS)),
+    "description": Key("description", _shown_text(MAX_DESCRIPTION_CHARS)),
+    "metadata": Key("metadata", _metadata),
     "unlisted": Key("unlisted", read_bool),
     "load_timeout": Key("load_timeout_s", time(1, DAY_S)),
     "stall_timeout": Key("stall_timeout_s", time(1, DAY_S)),
@@ -180,6 +209,7 @@ MODEL_KEYS: Mapping[str, Key] = {
     "params": Key("params", _params),
 }
 """The keys of a model that swapd itself knows; `schema.Model` says what they do."""
+_OF_ONE_MODEL = ("name", "description")
 DEFAULT_BACKEND = next(field.default for field in msgspec.structs.fields(Model) if field.name == "backend")
 
 
@@ -219,6 +249,8 @@ class ModelReader:
         for name, place in places.items():
             if name == "aliases":
                 self.problems.add(place.line, place.key, "belongs to one model; a name cannot lead to several")
+            elif name in _OF_ONE_MODEL:
+                self.problems.add(place.line, place.key, "belongs to one model; it tells people which one they see")
             elif name in MODEL_KEYS:
                 inherited[name] = common[name] = place
             elif any(name in setting_names(backend.settings_type) for backend in self.backends.values()):

@@ -108,6 +108,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     alias_params: dict[str, Params] = {}
     """Of the aliases that have some of their own: applied after the model's."""
+    name: str = ""
+    """What people are shown in place of the id; clients ask for the id."""
+    description: str = ""
+    metadata: dict[str, ParamValue] = {}
+    """Shown in /v1/models as it is."""
     model_name: str | None = None
     """What a worker is told in a request's `model`; None: the id."""
     unlisted: bool = False

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from swapd.api.openai import NATIVE_PATHS
 from swapd.api.translation import EVENT_STREAM, Translation
 from swapd.errors import (
     SwapdError,
@@ -213,7 +214,10 @@ class Exchange:
             except EventError as exc:
                 raise WorkerLostError(f"the worker of {self.outgoing.ticket.model_id} was dropped: {exc}") from None
         if not flow.done and not flow.told_error:
-            raise _CutShortError("its stream ended before [DONE]")
+            ending = flow.stop() if self.outgoing.path in NATIVE_PATHS else b""
+            if not ending:
+                raise _CutShortError("its stream ended before [DONE]")
+            await self.client.send(ending)
         if flow.told_error:
             self.record.broken = WorkerLostError.status
         response = await self.client.finish()

@@ -80,6 +80,14 @@ class EventFlow:
             return whole
         return self._translated(self._translation, whole)
 
+    def stop(self) -> bytes:
+        """What the client gets at the end of a stream in llama-server's own dialect, which has no `[DONE]`.
+
+        Empty where that has come, or the stream is not whole.
+        """
+        ending = self._framer.stop()
+        return ending if self._translation is None or not ending else self._translation.end()
+
     def _translated(self, translation: Translation, whole: bytes) -> bytes:
         parts = []
         for payload in payloads(whole):

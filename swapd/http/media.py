@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -33,8 +34,18 @@ FORMS: Mapping[str, Ability] = {
 }
 DOCUMENTS: Mapping[str, Ability] = {
     "/v1/audio/speech": "speech",
+    "/v1/audio/voices": "speech",
     "/v1/images/generations": "images",
+    "/sdapi/v1/txt2img": "images",
+    "/sdapi/v1/img2img": "images",
+    "/audioapi/v1/tasks/run": "speech",
 }
+"""OpenAI's, and of other interfaces what servers of images and sounds have: stable-diffusion-webui's, audio.cpp's."""
+QUESTIONS: Mapping[str, Ability] = {
+    "/v1/audio/voices": "speech",
+    "/sdapi/v1/loras": "images",
+}
+"""GETs, which name their model as in `?model=` and load none."""
 
 
 def add_routes(
@@ -44,6 +55,8 @@ def add_routes(
     media = _Media(door, config, bounds, bodies)
     for path, ability in FORMS.items():
         app.router.add_post(path, partial(media.form, path, ability), expect_handler=limits.hold_continue)
+    for path, ability in QUESTIONS.items():
+        app.router.add_get(path, partial(media.question, path, ability))
     for path, ability in DOCUMENTS.items():
         app.router.add_post(path, partial(media.document, path, ability), expect_handler=limits.hold_continue)
 
@@ -99,6 +112,16 @@ class _Media:
             headers[hdrs.CONTENT_TYPE] = "application/json"
             outbound = Outbound(request.method, path, headers, _joined(body, None), len(body))
             return await self._passing.pass_on(request, request[RECORD], ticket, outbound)
+
+    async def question(self, path: str, ability: Ability, request: web.Request) -> web.StreamResponse:
+        """What a loaded worker has to choose from. Nothing is loaded for it."""
+        name = request.query.get("model")
+        if not name:
+            raise BadRequestError("model: say which one, as in ?model=NAME", param="model")
+        ticket, _ = self._ticket(request, ability, name)
+        ticket = replace(ticket, prompt_tokens=0, may_load=False)
+        outbound = Outbound(hdrs.METH_GET, path, headers_to_worker(request.headers))
+        return await self._passing.pass_on(request, request[RECORD], ticket, outbound)
 
     def _ticket(self, request: web.Request, ability: Ability, name: str) -> tuple[Ticket, str]:
         """The request as the scheduler sees it: about as large as one image or sound is elsewhere."""

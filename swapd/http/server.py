@@ -7,6 +7,7 @@ Owns the table of routes. Must never choose workers, parse bodies itself or make
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from swapd.api import admin, openai
 from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config, Model
-from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError
+from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError, UnknownModelError
 from swapd.http import limits, media, native, ollama, passthrough, profiles
 from swapd.http.auth import HOLDER, check_routes, guard
 from swapd.http.caller import Caller, identify
@@ -43,7 +44,7 @@ from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
 from swapd.pool.door import Door
 from swapd.pool.lease import Ticket
-from swapd.pool.status import DeviceStatus, ModelStatus, Status
+from swapd.pool.status import DeviceStatus, ModelStatus, Status, Unloaded
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +95,7 @@ def make_app(
     media.add_routes(app, door, config, bounds, api.bodies)
     app.router.add_get("/", ollama.root)
     app.router.add_get("/v1/models", api.list_models)
+    app.router.add_get("/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
     app.router.add_get("/health", control.health)
     app.router.add_get("/metrics", control.metrics)
@@ -105,6 +107,7 @@ def make_app(
     profiles.add_routes(app, door)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
+    app.router.add_post("/swapd/v1/unload", control.unload_all)
     app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
     app.router.add_post("/swapd/v1/devices/{name}/pause", control.pause)
     app.router.add_post("/swapd/v1/devices/{name}/resume", control.resume)
@@ -297,6 +300,19 @@ class _Admin:
         limits.refuse_form(request)
         return _document(await self._door.unload(model_id))
 
+    async def unload_all(self, request: web.Request) -> web.Response:
+        """Every model that has workers and is not another key's. All at a time: each drain takes its requests' time."""
+        limits.refuse_form(request)
+        loaded = [model.id for model in self._door.status().models if model.workers]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._unload_if_ours(model_id)) for model_id in loaded]
+        return _document(Unloaded(models=tuple(model for task in tasks if (model := task.result()) is not None)))
+
+    async def _unload_if_ours(self, model_id: str) -> ModelStatus | None:
+        with contextlib.suppress(UnknownModelError):
+            return await self._door.unload(self._door.resolve(model_id).id)
+        return None
+
     async def pause(self, request: web.Request) -> web.Response:
         limits.refuse_form(request)
         return _document(await self._door.pause(request.match_info["name"]))
@@ -334,7 +350,7 @@ class _Admin:
         return model_id
 
 
-def _document(snapshot: Status | ModelStatus | DeviceStatus) -> web.Response:
+def _document(snapshot: Status | ModelStatus | DeviceStatus | Unloaded) -> web.Response:
     return web.Response(body=admin.document(snapshot), content_type="application/json")
 
 

@@ -6,6 +6,7 @@ an event's JSON, never hand out half an event, never hold more than one event's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ MAX_EVENT_BYTES = 1024 * 1024
 
 _DONE = b"[DONE]"
 _DONE_LINES = (b"data: [DONE]", b"data:[DONE]")
+_DONE_EVENT = b"data: [DONE]\n\n"
+# Within a text the quotes would be escaped.
+_STOPPED = re.compile(rb'"stop"\s*:\s*true')
 _ERROR_STARTS = (b'data: {"error":', b'data:{"error":')
 
 
@@ -82,8 +86,21 @@ class Framer:
     @property
     def told_error(self) -> bool:
         """The last event handed out is the worker's own error."""
-        last = self._last.rstrip().rpartition(b"\n")[2]
-        return last.startswith(_ERROR_STARTS)
+        return self._last_line.startswith(_ERROR_STARTS)
+
+    def stop(self) -> bytes:
+        """The `[DONE]` that llama-server leaves out of streams in its own dialect, whose last event says `stop`.
+
+        Empty if the last event handed out is none of that kind, and after `[DONE]`.
+        """
+        if self.done or not _STOPPED.search(self._last_line):
+            return b""
+        self.done = True
+        return _DONE_EVENT
+
+    @property
+    def _last_line(self) -> bytes:
+        return self._last.rstrip().rpartition(b"\n")[2]
 
 
 def payloads(whole: bytes) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backends.base import Backend
 from swapd.config.load import parse
+from swapd.config.models import MAX_DESCRIPTION_CHARS, MAX_NAME_CHARS
 from swapd.config.nodes import Entry, Scalar
 from swapd.config.nodes import Sequence as SequenceNode
 from swapd.config.problems import ConfigError
@@ -27,9 +28,6 @@ from swapd.importing.values import entries, last_line, number, plain, text, text
 _FIXED_PARAMS = ("model", "messages", "prompt", "input", "stream")
 _SAFE_WORD = re.compile(r"[A-Za-z0-9@%+=:,./_${}-]+")
 _LEFT_OUT: Mapping[str, str] = {
-    "name": "not carried: a model is called by its id",
-    "description": "not carried: there is no such key",
-    "metadata": "not carried: /v1/models tells what swapd knows of a model",
     "timeouts": "not carried: swapd watches progress instead (load_timeout, stall_timeout)",
     "unloadTimeout": "not carried: swapd kills what has not stopped by itself after its drain",
     "concurrencyLimit": "not carried: n_parallel says how many run at once, queue.max_waiting how many wait",
@@ -37,7 +35,7 @@ _LEFT_OUT: Mapping[str, str] = {
 }
 _READ = frozenset((
     "cmd", "cmdStop", "proxy", "checkEndpoint", "ttl", "env", "aliases", "unlisted", "useModelName", "filters",
-    "macros", "sendLoadingState", "capabilities",
+    "macros", "sendLoadingState", "capabilities", "name", "description", "metadata",
 ))  # fmt: skip
 
 
@@ -193,6 +191,13 @@ class ModelImporter:
             found["unlisted"] = True
         if "sendLoadingState" in keys and isinstance(plain(keys["sendLoadingState"].node), bool):
             found["loading_text"] = plain(keys["sendLoadingState"].node)
+        for key, most_chars in (("name", MAX_NAME_CHARS), ("description", MAX_DESCRIPTION_CHARS)):
+            shown = " ".join(macros.expanded(text(keys.get(key))).split())[:most_chars].strip()
+            if shown:
+                found[key] = shown
+        metadata = _params(model, keys.get("metadata"), "metadata", macros)
+        if metadata:
+            found["metadata"] = metadata
         ttl_s = number(keys.get("ttl"))
         if ttl_s is not None and ttl_s >= 0:
             found["idle_unload"] = f"{round(ttl_s)}s" if ttl_s else "never"

@@ -134,6 +134,9 @@ def listed_model(ledger: Ledger, entry: Entry, now_s: float) -> ListedModel:
     listed = ListedModel(
         id=entry.model.id,
         aliases=entry.model.aliases,
+        name=entry.model.name,
+        description=entry.model.description,
+        metadata=entry.model.metadata,
         state=_state(ledger.workers_of(entry.model.id)),
         size_bytes=sum(size for *_, size, _ in entry.identity or ()),
         modified_at=max((mtime_ns for *_, mtime_ns in entry.identity or ()), default=0) / 1e9,

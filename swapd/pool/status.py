@@ -5,8 +5,8 @@ Owns names that clients depend on: fields may be added, never renamed. Sizes are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -104,6 +104,11 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     input_modalities: tuple[str, ...] = ("text",)
     capabilities: tuple[str, ...] = ()
     """By the names of `backends.base.Capabilities`; none if the model's file could not be read."""
+    name: str = ""
+    """For people; empty where only the id is known."""
+    description: str = ""
+    metadata: Mapping[str, Any] = {}
+    """As the model list has it."""
     architecture: str = ""
     parameters: int = 0
     quantization: str = ""
@@ -152,6 +157,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     expected_wait_s: float | None = None
     """How long a request of a new client would wait if it came now and were the last; None where that is a guess."""
     workers: tuple[WorkerStatus, ...] = ()
+
+
+class Unloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that `POST /swapd/v1/unload` has sent away, as they are afterwards."""
+
+    models: tuple[ModelStatus, ...]
 
 
 class ConfigStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from swapd.errors import BadRequestError
 BODIES: dict[openai.Endpoint, dict[str, Any]] = {
     openai.Endpoint.CHAT_COMPLETIONS: {"messages": [{"role": "user", "content": "x"}]},
     openai.Endpoint.COMPLETIONS: {"prompt": "x"},
+    openai.Endpoint.COMPLETION: {"prompt": "x"},
     openai.Endpoint.INFILL: {"input_prefix": "x", "input_suffix": "y"},
 }
 NUMBER_TYPES = (msgspec.inspect.IntType, msgspec.inspect.FloatType)

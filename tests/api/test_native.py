@@ -11,6 +11,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 SOUND: dict[Endpoint, dict[str, object]] = {
     Endpoint.RERANK: {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True},
     Endpoint.INFILL: {"input_prefix": "a", "input_suffix": ["b", 5], "input_extra": [{"text": "x"}], "top_k": 3},
+    Endpoint.COMPLETION: {"prompt": ["a", 5], "n_predict": 3, "stream": True},
     Endpoint.TOKENIZE: {"content": ["a", 5], "add_special": True, "with_pieces": None},
     Endpoint.DETOKENIZE: {"tokens": [1, 2]},
     Endpoint.APPLY_TEMPLATE: CHAT,
@@ -42,6 +43,9 @@ def test_what_clients_send_passes_as_it_is(endpoint: Endpoint) -> None:
         (Endpoint.INFILL, {"input_prefix": "a"}, "input_suffix"),
         (Endpoint.INFILL, {"input_prefix": "a", "input_suffix": [-1]}, "input_suffix[0]"),
         (Endpoint.INFILL, {"input_prefix": "a", "input_suffix": "b", "input_extra": [{}]}, "input_extra[0].text"),
+        (Endpoint.COMPLETION, {}, "prompt"),
+        (Endpoint.COMPLETION, {"prompt": [["a"]]}, "prompt[0]"),
+        (Endpoint.COMPLETION, {"prompt": "a", "n_predict": -2}, "n_predict"),
         (Endpoint.TOKENIZE, {}, "content"),
         (Endpoint.TOKENIZE, {"content": [1.5]}, "content[0]"),
         (Endpoint.DETOKENIZE, {"tokens": [-1]}, "tokens[0]"),
@@ -60,7 +64,7 @@ def test_a_field_that_is_wrong_or_missing_is_named(endpoint: Endpoint, fields: d
 def test_each_endpoint_says_what_it_needs_of_a_model() -> None:
     needs = {endpoint: read(endpoint, encoded(fields)).needs for endpoint, fields in SOUND.items()}
     assert needs[Endpoint.RERANK] == "rerank"
-    assert needs[Endpoint.INFILL] == "completions"
+    assert needs[Endpoint.INFILL] == needs[Endpoint.COMPLETION] == "completions"
     assert {needs[Endpoint.TOKENIZE], needs[Endpoint.DETOKENIZE], needs[Endpoint.APPLY_TEMPLATE]} == {None}
 
 

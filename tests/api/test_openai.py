@@ -144,3 +144,13 @@ def test_a_model_that_was_never_loaded_has_a_document() -> None:
     assert document["capabilities"] == []
     assert (document["type"], document["display_name"]) == ("model", "real/id")
     assert document["created_at"] == "1970-01-01T00:00:07+00:00"
+    assert not document.keys() & {"name", "description", "metadata"}
+
+
+def test_a_models_document_has_what_people_are_to_be_told() -> None:
+    listed = ListedModel(
+        id="m", aliases=(), state="ready", name="The Model", description="It helps.", metadata={"family": "x"}
+    )
+    document = model_document(listed, created=7)
+    assert (document["id"], document["name"], document["display_name"]) == ("m", "The Model", "The Model")
+    assert (document["description"], document["metadata"]) == ("It helps.", {"family": "x"})

@@ -16,7 +16,7 @@ import pytest
 from support.body_fuzzer import BodyFuzzer, scaled
 from worker_doubles import LIMITS, CharTokenizer, char_grammars
 
-from backends.llama_cpp import infill, prompts, tokens, unsupported, vectors
+from backends.llama_cpp import infill, native, prompts, tokens, unsupported, vectors
 from backends.llama_cpp.chat.body import ChatBody, decode_chat
 from backends.llama_cpp.engine.types import SpecialTokens
 from backends.llama_cpp.errors import CONTEXT_EXCEEDED, RequestError
@@ -57,6 +57,10 @@ def fill_in(data: bytes) -> object:
     return infill.infill_request(infill.decode_infill(data, LIMITS), VOCABULARY, GRAMMARS, SPECIAL, LIMITS, lambda: "r")
 
 
+def go_on(data: bytes) -> object:
+    return native.text_request(native.decode_text(data, LIMITS), VOCABULARY, GRAMMARS, LIMITS, lambda: "r")
+
+
 @dataclass(frozen=True)
 class Door:
     """What checks a kind of body, and the type it checks against."""
@@ -71,7 +75,8 @@ WORKER = {
     "completion": Door(CompletionBody, completion, unsupported.COMPLETION),
     "embedding": Door(vectors.EmbeddingBody, embedding),
     "rerank": Door(vectors.RerankBody, rerank),
-    "infill": Door(infill.InfillBody, fill_in, unsupported.INFILL),
+    "native": Door(native.TextPrompt, go_on, unsupported.NATIVE),
+    "infill": Door(infill.InfillBody, fill_in, unsupported.NATIVE),
     "tokenize": Door(tokens.TokenizeBody, lambda data: tokens.tokenize(data, VOCABULARY, LIMITS)),
     "detokenize": Door(tokens.DetokenizeBody, lambda data: tokens.detokenize(data, VOCABULARY, LIMITS)),
 }
@@ -80,6 +85,7 @@ AT_WORKER = {
     openai.Endpoint.COMPLETIONS: "completion",
     openai.Endpoint.EMBEDDINGS: "embedding",
     openai.Endpoint.RERANK: "rerank",
+    openai.Endpoint.COMPLETION: "native",
     openai.Endpoint.INFILL: "infill",
     openai.Endpoint.TOKENIZE: "tokenize",
     openai.Endpoint.DETOKENIZE: "detokenize",

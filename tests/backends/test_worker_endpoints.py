@@ -25,7 +25,8 @@ from backends.llama_cpp.engine.types import (
     SpecialTokens,
     Task,
 )
-from backends.llama_cpp.infill import Filling, decode_infill
+from backends.llama_cpp.infill import decode_infill
+from backends.llama_cpp.native import NativeAnswer
 
 CHAT = "/v1/chat/completions"
 COUNT = "/v1/chat/completions/input_tokens"
@@ -242,6 +243,9 @@ async def test_tokens_become_text_across_characters(generator: Worker) -> None:
         ("/detokenize", {"tokens": [1.5]}, "tokens[0]"),
         ("/apply-template", {"messages": []}, "messages"),
         (COUNT, {}, "messages"),
+        ("/completion", {"prompt": ["a", "b"]}, "prompt"),
+        ("/completion", {"prompt": ["a", 256]}, "prompt[1]"),
+        ("/completion", {"prompt": "a", "n": 2}, "n"),
         ("/infill", {"input_prefix": "a"}, "input_suffix"),
         ("/infill", {**GAP, "input_prefix": 5}, "input_prefix"),
         ("/infill", {**GAP, "input_suffix": ["a", 256]}, "input_suffix[1]"),
@@ -307,6 +311,17 @@ async def test_a_gap_is_filled_as_a_stream_too(generator: Worker) -> None:
     assert done == "[DONE]"
     assert [(chunk["content"], chunk["stop"]) for chunk in chunks] == [("de", False), ("f", False)]
     assert (last["content"], last["stop"], last["tokens_predicted"]) == ("", True, 3)
+
+
+async def test_a_text_goes_on_in_llama_servers_own_shape(generator: Worker) -> None:
+    generator.engine.script = code
+    answer = await ask(generator, "/completion", {"prompt": ["a", 7], "n_predict": 9})
+    asked: Generate = generator.engine.submitted.get_nowait()
+    assert (asked.prompt, asked.max_tokens) == ((1, 97, 7), 9)
+    assert (answer["content"], answer["stop"], answer["stop_type"]) == ("def", True, "eos")
+    async with generator.post("/completion", {"prompt": "a", "stream": True}) as response:
+        *chunks, last, done = events(await response.text())
+    assert (done, last["stop"], [chunk["content"] for chunk in chunks]) == ("[DONE]", True, ["de", "f"])
 
 
 async def test_a_gap_whose_request_fails_says_so(generator: Worker) -> None:
@@ -395,7 +410,7 @@ async def test_a_stream_that_ends_by_its_indentation_is_whole(generator: Worker)
 def test_a_gap_ends_at_the_first_line_break_after_its_time() -> None:
     body = decode_infill(json.dumps({**GAP, "t_max_predict_ms": 500}).encode(), LIMITS)
     times = iter((10.0, 10.2, 10.7))
-    filling = Filling("m", body, lambda: next(times))
+    filling = NativeAnswer("m", body, lambda: next(times))
     filling.feed([Prefilled("r", 9, 0), Piece("r", 0, "a", 1), Piece("r", 0, "b\n", 1), Piece("r", 0, "c", 1)])
     assert not filling.finished
     filling.feed([Piece("r", 0, "d\ne", 1)])

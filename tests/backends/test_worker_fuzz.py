@@ -21,7 +21,7 @@ from support.mmproj_files import write_llava
 from test_worker_process import Running, launched
 
 from backends.control import Ready
-from backends.llama_cpp import infill, tokens, unsupported, vectors
+from backends.llama_cpp import infill, native, tokens, unsupported, vectors
 from backends.llama_cpp.chat.body import ChatBody
 from backends.llama_cpp.errors import CONTEXT_EXCEEDED
 from backends.llama_cpp.requests import CompletionBody
@@ -38,7 +38,8 @@ SHAPES: Mapping[str, tuple[type, Mapping[str, Any]]] = {
     "/v1/chat/completions/input_tokens": (ChatBody, unsupported.CHAT),
     "/v1/embeddings": (vectors.EmbeddingBody, {}),
     "/v1/rerank": (vectors.RerankBody, {}),
-    "/infill": (infill.InfillBody, unsupported.INFILL),
+    "/completion": (native.TextPrompt, unsupported.NATIVE),
+    "/infill": (infill.InfillBody, unsupported.NATIVE),
     "/apply-template": (ChatBody, unsupported.CHAT),
     "/tokenize": (tokens.TokenizeBody, {}),
     "/detokenize": (tokens.DetokenizeBody, {}),

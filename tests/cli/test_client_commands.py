@@ -80,6 +80,18 @@ def test_load_percent_encodes_the_name_and_says_how_long_it_took(daemon: Script,
     assert capsys.readouterr().out == "org/my model? is ready, loaded in 2.5 s\n"
 
 
+def test_unload_all_names_each_model_and_says_when_there_was_none(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/unload", {"models": [model_document("tiny"), model_document("big")]})
+    assert main(["unload", "--all", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "tiny is unloaded\nbig is unloaded\n"
+    daemon.answer("POST /swapd/v1/unload", {"models": []})
+    assert main(["unload", "--all", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "nothing is loaded\n"
+    for wrong in ([], ["tiny", "--all"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["unload", *wrong, "--url", daemon.url])
+
+
 def test_unload_says_what_the_model_is_now(daemon: Script, capsys: Captured) -> None:
     daemon.answer("POST /swapd/v1/models/tiny/unload", model_document("tiny"))
     assert main(["unload", "tiny", "--url", daemon.url]) == 0

@@ -77,7 +77,8 @@ def test_the_examples_comments_are_valid_too_and_show_the_defaults(backends):
     plain = load(EXAMPLE, backends).models["qwen3-8b"]
     full = config.models["qwen3-8b"]
     assert full.settings == plain.settings
-    assert msgspec.structs.replace(full, env={}, max_wait_s=None) == plain
+    shown_only = {"env": {}, "max_wait_s": None, "name": "", "description": "", "metadata": {}}
+    assert msgspec.structs.replace(full, **shown_only) == plain
 
 
 def reference_rows() -> dict[str, list[tuple[str, str, str]]]:
@@ -119,7 +120,7 @@ def test_the_reference_states_the_true_defaults(backends):
     )
     assert parse(text + "models: {}\n", REFERENCE, backends) == parse("models: {}", REFERENCE, backends)
     in_words = {key for key, default, _ in rows["models and defaults"] if literal(default) is None}
-    assert in_words == {"path", "max_wait"}
+    assert in_words == {"path", "max_wait", "name", "description"}
     spelled = "".join(
         f"    {key}: {literal(default)}\n" for key, default, _ in rows["models and defaults"] if key not in in_words
     )

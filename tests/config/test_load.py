@@ -97,10 +97,15 @@ models:
     aliases: {plain: , fast: {params: {set: {reasoning_effort: low}, strip: [seed]}}, empty: {params: {}}}
     model_name: org/m
     unlisted: true
+    name: The Model
+    description: It helps.
+    metadata: {family: x, sizes: [s, m], more: {n: 1}}
 """,
         FILE,
         backends,
     ).models["m"]
+    assert (model.name, model.description) == ("The Model", "It helps.")
+    assert model.metadata == {"family": "x", "sizes": ["s", "m"], "more": {"n": 1}}
     assert model.aliases == ("plain", "fast", "empty")
     assert model.alias_params == {"fast": Params(set={"reasoning_effort": "low"}, strip=("seed",))}
     assert (model.model_name, model.unlisted) == ("org/m", True)

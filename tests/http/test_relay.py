@@ -39,6 +39,31 @@ async def test_a_stream_arrives_byte_for_byte_with_the_headers_that_stop_bufferi
         assert await home.door.left() == ["finished"]
 
 
+@pytest.mark.parametrize("path", ["/completion", "/infill"])
+async def test_a_stream_in_llama_servers_own_dialect_is_whole_when_it_says_stop(tmp_path: Path, path: str) -> None:
+    begun = b'data: {"content":"\\"stop\\":true","stop":false}\n\n'
+    last = b'data: {"content":"","stop":true,"stop_type":"eos"}\n\n'
+    whole = True
+
+    async def script(call: Call) -> None:
+        await call.start()
+        await call.chunk(begun)
+        if whole:
+            await call.chunk(last)
+        await call.end()
+
+    body = {"model": "small", "prompt": "a", "input_prefix": "a", "input_suffix": "b", "stream": True}
+    async with worker(tmp_path / "w", script) as socket, house(ScriptedDoor([socket])) as home:
+        async with home.http.post(path, json=body) as response:
+            assert await response.read() == begun + last + DONE
+        whole = False
+        async with home.http.post(path, json=body) as response:
+            text = await stream_text(response)
+        assert errors_in(text)
+        assert not text.endswith(DONE.decode())
+        assert await home.door.left(2) == ["finished", "failed"]
+
+
 async def test_a_client_that_leaves_with_the_whole_answer_has_cancelled_nothing(tmp_path: Path) -> None:
     async def script(call: Call) -> None:
         await call.start()

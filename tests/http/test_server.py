@@ -77,6 +77,8 @@ async def test_every_endpoint_is_passed_to_a_worker_under_its_own_path(tmp_path:
         "/v1/reranking": {"query": "q", "documents": ["d"]},
         "/rerank": {"query": "q", "documents": ["d"]},
         "/reranking": {"query": "q", "documents": ["d"]},
+        "/completion": {"prompt": "a"},
+        "/completions": {"prompt": "a"},
         "/infill": {"input_prefix": "a", "input_suffix": "b"},
         "/tokenize": {"content": "a"},
         "/detokenize": {"tokens": [1]},
@@ -87,8 +89,9 @@ async def test_every_endpoint_is_passed_to_a_worker_under_its_own_path(tmp_path:
         for route, body in bodies.items():
             async with home.http.post(route, json={"model": "small", **body}) as response:
                 answer = await response.json()
-            assert answer == {"path": "/v1/rerank" if "rerank" in route else route, "model": "org/tiny"}
-    assert [ticket.needs for ticket in home.door.tickets] == ["rerank"] * 4 + ["completions"] + [None] * 4
+            asked = {"/completions": "/completion"}.get(route, "/v1/rerank" if "rerank" in route else route)
+            assert answer == {"path": asked, "model": "org/tiny"}
+    assert [ticket.needs for ticket in home.door.tickets] == ["rerank"] * 4 + ["completions"] * 3 + [None] * 4
 
 
 async def test_a_body_that_is_not_json_by_its_type_is_refused() -> None:
@@ -302,6 +305,20 @@ async def test_load_and_unload_are_posts_that_take_ids_with_slashes_and_aliases(
         async with home.http.post("/swapd/v1/models/nope/load") as response:
             assert response.status == 404
         assert home.door.calls == [("load", "org/tiny"), ("unload", "org/tiny")]
+
+
+async def test_models_are_listed_at_llama_servers_path_too() -> None:
+    async with house(ScriptedDoor()) as home:
+        async with home.http.get("/models") as response, home.http.get("/v1/models") as known:
+            assert [one["id"] for one in (await response.json())["data"]] == ["org/tiny"]
+            assert await response.read() == await known.read()
+
+
+async def test_all_models_are_unloaded_by_one_post() -> None:
+    door = ScriptedDoor(known=[model("a"), model("b")])
+    async with house(door) as home, home.http.post("/swapd/v1/unload") as response:
+        assert [one["id"] for one in (await response.json())["models"]] == ["a", "b"]
+    assert sorted(door.calls) == [("unload", "a"), ("unload", "b")]
 
 
 async def test_devices_are_paused_and_resumed_by_posts() -> None:

@@ -107,6 +107,12 @@ def test_names_params_and_their_order_are_carried():
     assert "own name" in said(found, "models.qwen3-8b.filters.setParamsByID")
 
 
+def test_what_people_are_told_of_a_model_is_carried():
+    _, config = imported("homelab")
+    assert config.models["qwen3-8b"].name == "Qwen 3"
+    assert config.models["qwen3-8b"].metadata == {"port": "${PORT}"}
+
+
 def test_the_files_defaults_become_defaults():
     _, config = imported("homelab")
     embed = config.models["embed"]
