@@ -65,6 +65,7 @@ def run(
     second word that it takes to serve a network without keys, see `exposure`.
     """
     logs.set_up()
+    logs.set_level(config.server.log_level)
     os.umask(0o077)
     keys = None if config.server.keys is None else load_keys(directories.credential(config.server.keys, os.environ))
     state_dir = directories.state_dir(config.server.state_dir, os.environ, Path.home())
@@ -296,6 +297,7 @@ class _Daemon:
         except ShuttingDownError:
             return ""
         self._config = config
+        logs.set_level(config.server.log_level)
         log.info("configuration reloaded", changes=str(changes))
         self._metrics.config_reloaded("applied")
         return ""

@@ -115,6 +115,19 @@ def text_at(place: Place, wanted: str = "text") -> str:
     return value
 
 
+def one_of(words: tuple[str, ...]) -> Reader:
+    """One of some words."""
+    wanted = f"{', '.join(words[:-1])} or {words[-1]}"
+
+    def read(place: Place, _problems: Problems) -> str:
+        text = scalar(place, wanted).text
+        if text not in words:
+            raise wrong(place.node, wanted)
+        return text
+
+    return read
+
+
 def integer(least: int, most: int, word: str | None = None) -> Reader:
     """A whole number, both bounds inclusive; None for `word`, where there is one."""
     wanted = f"a whole number from {least} to {most}" + (f" or {word}" if word else "")

@@ -6,7 +6,7 @@ Owns the names and defaults of everything outside a backend's own model keys. Mu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from swapd.config.identity import FileIdentity
 from swapd.core.routing import Strategy
 
 MIB = 1024 * 1024
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """How long running streams may go on after SIGTERM, or after a reload changed their model."""
     warm_spare: bool = True
     """Whether a worker process without a model is kept ready for the next load, of backends that can."""
+    log_level: LogLevel = "info"
+    """The least that is written to the log; the front door writes each request at `info`."""
     state_dir: Path | None = None
     """None: $STATE_DIRECTORY, else $XDG_STATE_HOME/swapd, else ~/.local/state/swapd."""
     runtime_dir: Path | None = None

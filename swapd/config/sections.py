@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from swapd.config.access import keys_file, read_hosts, read_origins
 from swapd.config.address import parse_address
@@ -23,6 +24,7 @@ from swapd.config.readers import (
     integer,
     items,
     note,
+    one_of,
     printable_name,
     read_bool,
     read_keys,
@@ -31,7 +33,7 @@ from swapd.config.readers import (
     text_at,
     time,
 )
-from swapd.config.schema import Activity, Budget, Memory, Queue, Server, Turns
+from swapd.config.schema import Activity, Budget, LogLevel, Memory, Queue, Server, Turns
 
 DAY_S = 24 * 3600.0
 GIB = 2**30
@@ -120,6 +122,7 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
         "client_header": Key("client_header", _header),
         "drain": Key("drain_s", time(0, DAY_S)),
         "warm_spare": Key("warm_spare", read_bool),
+        "log_level": Key("log_level", one_of(get_args(LogLevel))),
         "state_dir": Key("state_dir", directory(base_dir)),
         "runtime_dir": Key("runtime_dir", directory(base_dir)),
     }

@@ -29,7 +29,7 @@ _NOT_NEEDED: Mapping[str, str] = {
     "matrix": f"{_MEMORY}, and whose leaving costs least",
     "routing": _MEMORY,
     "startPort": "not needed: swapd finds free ports by itself",
-    "logLevel": "not needed: swapd logs to the journal",
+    "logLevel": "not carried: see server.log_level",
     "logTimeFormat": "not needed: the journal has the time",
     "logToStdout": "not needed: `swapd logs` has the workers' output",
     "logRequests": "not needed: swapd logs every request",

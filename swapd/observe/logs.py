@@ -103,6 +103,13 @@ def set_up(*, json_lines: bool | None = None, level: int = logging.INFO, stream:
     return writer
 
 
+def set_level(level: str) -> None:
+    """From now on, write lines of this level and above: `debug`, `info`, `warning` or `error`."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(least))
+    logging.getLogger().setLevel(max(least, logging.WARNING))
+
+
 def _processors(*, json_lines: bool, colors: bool) -> list[Processor]:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

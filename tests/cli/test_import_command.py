@@ -21,7 +21,7 @@ def test_a_file_is_written_once_and_what_it_lacks_is_said_with_lines(tmp_path: P
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        f"{source}:1: logLevel: not needed: swapd logs to the journal",
+        f"{source}:1: logLevel: not carried: see server.log_level",
         f"swapd: 1 models, 1 remarks, written to {output}; now `swapd check {output}`",
     ]
     assert list(load(output, installed_backends()).models) == ["a"]

@@ -34,6 +34,7 @@ SECTIONS = [
     ("server: {listen: a:99999}\nmodels: {}", 1, "server.listen", "from 0 to 65535"),
     ("server: {listen: 300.1.1.1:80}\nmodels: {}", 1, "server.listen", "IPv4"),
     ("server: {listen: 8686}\nmodels: {}", 1, "server.listen", "HOST:PORT"),
+    ("server: {log_level: verbose}\nmodels: {}", 1, "server.log_level", "debug, info, warning or error"),
     ("server: {drain: 30}\nmodels: {}", 1, "server.drain", "write 30s"),
     ("server: {drain: 1:30}\nmodels: {}", 1, "server.drain", "write 90s"),
     ("server: {drain: 1m30s}\nmodels: {}", 1, "server.drain", "write 90s"),

@@ -117,6 +117,19 @@ def test_a_reader_that_stopped_reading_never_blocks_the_daemon() -> None:
         assert [json.loads(line)["number"] for line in whole if line.endswith(b"}")] == list(range(sent - 3))
 
 
+def test_what_is_below_the_level_is_left_out_whoever_says_it(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        logs.set_up(stream=stream)
+        log, library = structlog.get_logger(), logging.getLogger("library")
+        for level in ("error", "warning", "info", "debug"):
+            logs.set_level(level)
+            for say in (log.debug, log.info, log.warning, log.error, library.info, library.warning, library.error):
+                say(level)
+    told = [json.loads(line) for line in lines_of(tmp_path / "log")]
+    counts = {level: sum(one["event"] == level for one in told) for level in ("error", "warning", "info", "debug")}
+    assert counts == {"error": 2, "warning": 4, "info": 5, "debug": 6}
+
+
 def test_a_long_value_is_cut(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         logs.set_up(stream=stream)
