@@ -11,6 +11,7 @@ from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.placement import MIB, place
 from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
+from swapd.core.sleepers import fall_asleep, may_sleep
 from swapd.core.spec import RAM, Placement
 
 STOP_GRACE_S = 5.0
@@ -60,11 +61,14 @@ def stop(
     if worker.state in LOADING_STATES:
         outcome = "stuck" if departure.reason == "stuck" else "stopped"
         effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
+    sleeps = may_sleep(ledger, worker, departure)
     worker.move(Cause.STOP_ASKED)
     worker.departure = departure
+    if sleeps:
+        fall_asleep(ledger, worker, now_s)
     # The free memory before the process goes is what its return is measured against.
     effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.settles]
-    effects.append(Stop(worker.id, grace_s))
+    effects.append(Stop(worker.id, grace_s, sleeps))
 
 
 def cut_running(ledger: Ledger, worker: Worker, now_s: float) -> None:

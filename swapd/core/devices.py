@@ -21,6 +21,7 @@ from swapd.core.records import (
     Departure,
     Device,
     Settling,
+    Sleeper,
     Worker,
 )
 from swapd.core.spec import RAM, DeviceSpec, shared_memories
@@ -73,6 +74,7 @@ def _unexplained_bytes(ledger: Ledger, device: Device, event: MemorySampled) -> 
         return None
     ours = sum(_held_bytes(ledger, worker, name, held if tells else None) for worker in on_it)
     ours += ledger.spare_bytes if name == RAM else 0
+    ours += sum(_kept_bytes(one, name, held if tells else None) for one in ledger.sleepers.values())
     return device.spec.total_bytes - event.free_bytes - ours
 
 
@@ -87,6 +89,16 @@ def _held_bytes(ledger: Ledger, worker: Worker, name: str, held: Mapping[int, in
         if memory == name
     )
     return min(charged_bytes, held.get(worker.id, 0) + shared_bytes)
+
+
+def _kept_bytes(sleeper: Sleeper, name: str, held: Mapping[int, int] | None) -> int:
+    """What a sleeper has beside its worker; of one that is not named, what is charged."""
+    charged_bytes = sleeper.charged_bytes(name)
+    if sleeper.worker_id is None:
+        return charged_bytes if held is None or sleeper.id not in held else min(charged_bytes, held[sleeper.id])
+    if held is None or sleeper.worker_id not in held:
+        return charged_bytes
+    return min(charged_bytes, max(0, held[sleeper.worker_id] - sleeper.placed_bytes(name)))
 
 
 def _note_accounted(ledger: Ledger, name: str, outstanding: int) -> None:
@@ -166,12 +178,18 @@ def device_deadlines(ledger: Ledger, watched: Collection[str], now_s: float) -> 
 # -- memory that comes back -----------------------------------------------------------------------------------------
 
 
-def take_out(ledger: Ledger, worker: Worker, now_s: float, *, settles: bool) -> None:
-    """Free a reaped worker's bytes. One whose process never began to load had none on a GPU to give back."""
+def take_out(
+    ledger: Ledger, worker: Worker, now_s: float, *, settles: bool, kept_bytes: Mapping[str, int] | None = None
+) -> None:
+    """Free the bytes of a worker that was reaped, or sleeps and keeps some.
+
+    One whose process never began to load had none on a GPU to give back.
+    """
     ledger.remove_worker(worker)
-    for name, size_bytes in worker.placement.device_bytes.items():
+    for name, placed_bytes in worker.placement.device_bytes.items():
         device = ledger.devices[name]
-        if settles and device.spec.settles and size_bytes:
+        size_bytes = placed_bytes - (kept_bytes or {}).get(name, 0)
+        if settles and device.spec.settles and size_bytes > 0:
             ledger.settling.append(Settling(name, size_bytes, device.free_bytes, now_s + SETTLE_S))
     ledger.note_release()
 

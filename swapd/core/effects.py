@@ -69,6 +69,8 @@ class Launch:
     """A worker of the model as it is now has been ready before."""
     from_spare: bool = False
     """The spare of the model's kind becomes the worker; if it has just died, a new process is started all the same."""
+    sleeper: int | None = None
+    """The sleeper that is to wake and be the worker; if it has just died, so has the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,15 @@ class Stop:
 
     worker_id: int
     grace_s: float
+    sleep: bool = False
+    """Have it sleep instead, and report WorkerAsleep; terminate it if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopSleeper:
+    """Terminate a process that sleeps, and report SleeperExited."""
+
+    sleeper_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +145,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class ReportLoad:
-    """Count one load attempt that ended: ready, failed, out_of_memory, crashed, stuck or stopped."""
+    """Count one load attempt that ended: ready, woken, failed, out_of_memory, crashed, stuck or stopped."""
 
     model_id: str
     outcome: str
@@ -160,6 +171,7 @@ Effect = (
     | ReadAhead
     | StopReadAhead
     | Stop
+    | StopSleeper
     | Sample
     | SetTimer
     | Tell

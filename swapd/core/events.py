@@ -89,8 +89,24 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerAsleep:
+    """As it was asked to, it sleeps: its memory but for what it keeps is given back, and it is no worker any more. No
+    WorkerExited follows."""
+
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SleeperExited:
+    """A sleeper's process is reaped, by whatever cause. None follows for one that was told to wake."""
+
+    sleeper_id: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """Its process is reaped, or could not be started. Exactly one follows every Launch."""
+    """Its process is reaped, or could not be started. Exactly one follows every Launch, unless a WorkerAsleep does."""
 
     worker_id: int
     kind: ExitKind
@@ -197,6 +213,8 @@ Event = (
     | WorkerProgressed
     | WorkerReady
     | WorkerExited
+    | WorkerAsleep
+    | SleeperExited
     | SpareExited
     | SparesChanged
     | MemorySampled

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from swapd.core.lifecycle import Cause, WorkerState
+from swapd.core.lifecycle import Cause, SleeperState, WorkerState
 from swapd.core.pages import Pages, held_bytes, pages_of
 from swapd.core.records import (
     LEAVING_STATES,
@@ -19,6 +19,7 @@ from swapd.core.records import (
     Device,
     Model,
     Settling,
+    Sleeper,
     Spare,
     Worker,
 )
@@ -36,6 +37,8 @@ class Ledger:
     workers: dict[int, Worker] = field(default_factory=dict)
     #: The same by model.
     by_model: dict[str, dict[int, Worker]] = field(default_factory=dict)
+    #: Processes that sleep, by the worker that each was, oldest first.
+    sleepers: dict[int, Sleeper] = field(default_factory=dict)
     settling: list[Settling] = field(default_factory=list)
     #: By kind, those that there are to be.
     spares: dict[str, Spare] = field(default_factory=dict)
@@ -75,13 +78,13 @@ class Ledger:
         return worker.spec.pin and not self.is_surplus(worker)
 
     def charged_bytes(self, device: str) -> int:
-        """Bytes reserved on a device, by workers and by those who left but whose memory is not yet back.
+        """Bytes reserved on a device, by workers, by sleepers and by those who left but whose memory is not yet back.
 
         Pages of a file that several workers map count once, and as long as one of them does.
         """
-        return held_bytes(self.workers.values(), device) + sum(
-            entry.size_bytes for entry in self.settling if entry.device == device
-        )
+        asleep = sum(one.charged_bytes(device) for one in self.sleepers.values())
+        settling = sum(entry.size_bytes for entry in self.settling if entry.device == device)
+        return held_bytes(self.workers.values(), device) + asleep + settling
 
     def free_bytes(self, device: str) -> int:
         """What may still be placed on a device; negative when its budget was cut or others have taken more."""
@@ -145,7 +148,8 @@ class Ledger:
         """Charged bytes that are on their way back without any further decision."""
         staying = (worker for worker in self.workers.values() if worker.state not in LEAVING_STATES)
         held = held_bytes(self.workers.values(), device) - held_bytes(staying, device)
-        return held + sum(entry.size_bytes for entry in self.settling if entry.device == device)
+        asleep = sum(one.leaving_bytes(device) for one in self.sleepers.values())
+        return held + asleep + sum(entry.size_bytes for entry in self.settling if entry.device == device)
 
     def enqueue(self, request: Request) -> None:
         model = self.models[request.model_id]
@@ -236,6 +240,7 @@ class Ledger:
             limit = max(device.spec.budget_bytes, device.tolerated_bytes)
             assert charged <= limit, f"{name}: {charged} bytes charged, {limit} allowed"
         self._check_workers()
+        self._check_sleepers()
         granted = {key for worker in self.workers.values() for key in worker.running}
         assert granted == set(self.running), "grants and running requests differ"
         assert not self.waiting or not self.closing, "requests wait during the shutdown"
@@ -266,6 +271,25 @@ class Ledger:
                 assert not self.models[worker.model_id].waiting, (
                     f"{worker.model_id} has requests waiting and worker {worker.id} a free slot"
                 )
+
+    def _check_sleepers(self) -> None:
+        wanted = Counter(one.model_id for one in self.sleepers.values() if one.state is not SleeperState.LEAVING)
+        assert all(count == 1 for count in wanted.values()), "a model has two sleepers"
+        for key, sleeper in self.sleepers.items():
+            worker = self.workers.get(sleeper.worker_id or 0)
+            told = f"sleeper {key} is {sleeper.state.value}"
+            match sleeper.state:
+                case SleeperState.FALLING:
+                    assert worker is self.workers.get(key) is not None, told
+                    assert worker.state is WorkerState.STOPPING, told
+                case SleeperState.WAKING:
+                    assert worker is not None, told
+                    assert worker.ready_at_s is None, told
+                    assert worker.placement is sleeper.placement, told
+                case _:
+                    assert sleeper.worker_id is None, told
+                    assert key not in self.workers, told
+                    assert sleeper.state is not SleeperState.GONE, told
 
     def check_queue(self, model: Model) -> None:
         """One model's queue, its clients' accounts and their sums."""

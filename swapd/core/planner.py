@@ -34,6 +34,7 @@ from swapd.core.room import (
     why_waiting,
 )
 from swapd.core.scope import LOOK_AGAIN_S, Scope
+from swapd.core.sleepers import end_unwanted, sleeper_deadlines
 from swapd.core.spares import keep_spares, spare_deadlines
 
 
@@ -62,7 +63,7 @@ def _plan_within(ledger: Ledger, scope: Iterable[Model], now_s: float, effects: 
         deadlines += stuck_s
         if staying:
             continue
-        if not model.waiting:
+        if not model.waiting or ledger.sleepers:
             return False
         if model.claim is None:
             times = LeaveTimes(ledger, now_s).of(model)
@@ -83,6 +84,7 @@ def _plan_all(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if model.waiting or model.load_asks:
             _serve(ledger, model, now_s, effects)
     _unload_idle(ledger, now_s, effects)
+    end_unwanted(ledger, now_s, effects)
     shrink_to_budgets(ledger, now_s, effects)
     yield_to_others(ledger, now_s, effects)
     answer_pauses(ledger, effects)
@@ -268,6 +270,7 @@ def _unload_idle(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
 
 def _deadlines(ledger: Ledger, now_s: float) -> Iterator[float | None]:
     yield from spare_deadlines(ledger, now_s)
+    yield from sleeper_deadlines(ledger)
     for worker in ledger.workers.values():
         yield stuck_at_s(worker)
         yield idle_unload_at_s(ledger, worker)

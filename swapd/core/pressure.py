@@ -15,6 +15,7 @@ from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import MIB
 from swapd.core.records import LOADING_STATES, Departure
+from swapd.core.sleepers import end_for
 from swapd.core.turns import candidate
 
 YIELDED_RESERVE = 1 / 2
@@ -25,6 +26,7 @@ def shrink_to_budgets(ledger: Ledger, now_s: float, effects: list[Effect]) -> No
     """After a budget was cut: send away the cheapest workers that cover what is over, pinned ones last."""
     for name, device in ledger.devices.items():
         over = ledger.charged_bytes(name) - ledger.leaving_bytes(name) - device.spec.budget_bytes
+        over = end_for(ledger, {name: over}, None, f"{name} is over its new budget", effects)[name]
         if over <= 0:
             continue
         candidates = []
@@ -49,6 +51,7 @@ def yield_to_others(ledger: Ledger, now_s: float, effects: list[Effect]) -> None
             continue
         left_bytes = spec.total_bytes - device.others_bytes - int(spec.reserve_bytes * (1 - YIELDED_RESERVE))
         over = ledger.charged_bytes(name) - ledger.leaving_bytes(name) - left_bytes
+        over = end_for(ledger, {name: over}, None, f"other programs need {name}", effects)[name]
         if over <= 0:
             continue
         idle = [

@@ -5,11 +5,11 @@ Owns their fields and what follows from one record alone. What holds between rec
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from swapd.core.demand import Demand
-from swapd.core.lifecycle import Cause, WorkerState, after
+from swapd.core.lifecycle import Cause, SleeperCause, SleeperState, WorkerState, after, after_sleeping
 from swapd.core.pages import Pages
 from swapd.core.requests import Request, Shares
 from swapd.core.spec import DeviceSpec, ModelSpec, Placement, Room
@@ -67,6 +67,49 @@ class Worker:
 
     def move(self, cause: Cause) -> None:
         self.state = after(self.state, cause)
+
+
+@dataclass(slots=True, eq=False)
+class Sleeper:
+    """A process that keeps a little of its memory, to be its model's worker again sooner than another could load."""
+
+    id: int
+    """That of the worker which fell asleep."""
+    spec: ModelSpec
+    placement: Placement
+    """Of the worker that fell asleep, and while it wakes of the one that it becomes."""
+    held_bytes: Mapping[str, int]
+    """What it keeps while it sleeps, by device."""
+    since_s: float
+    state: SleeperState = SleeperState.FALLING
+    worker_id: int | None = None
+    """The worker that it still is, or is again."""
+    is_unwanted: bool = False
+    """It is to end as soon as it sleeps."""
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.id
+
+    def move(self, cause: SleeperCause) -> None:
+        self.state = after_sleeping(self.state, cause)
+
+    def placed_bytes(self, device: str) -> int:
+        return self.placement.device_bytes.get(device, 0)
+
+    def charged_bytes(self, device: str) -> int:
+        """What counts beside its worker; all that it keeps where there is none."""
+        held_bytes = self.held_bytes.get(device, 0)
+        return held_bytes if self.worker_id is None else max(0, held_bytes - self.placed_bytes(device))
+
+    def leaving_bytes(self, device: str) -> int:
+        """How much more, or less, is on its way back than its worker's bytes, if that one leaves."""
+        match self.state:
+            case SleeperState.FALLING:
+                return -min(self.held_bytes.get(device, 0), self.placed_bytes(device))
+            case SleeperState.WAKING | SleeperState.LEAVING:
+                return self.charged_bytes(device)
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +171,10 @@ class Model:
     load_s: float | None = None
     #: A running mean over its loads.
     usual_load_s: float | None = None
+    #: The same of the times that it was woken.
+    usual_wake_s: float | None = None
+    #: Times in a row that it did not fall asleep or wake as it was asked to.
+    sleep_failures: int = 0
     demand: Demand = field(default_factory=Demand)
     service_s: float | None = None
     last_eviction: Eviction | None = None

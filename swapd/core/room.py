@@ -21,6 +21,7 @@ from swapd.core.placement import describe, fits, good_enough, place, shortage, t
 from swapd.core.reach import Reach
 from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Eviction, Model, Worker
 from swapd.core.replicas import may_leave, wants_replica
+from swapd.core.sleepers import credit_bytes, end_for, is_falling, reclaimable_bytes, wake
 from swapd.core.spares import take_spare
 from swapd.core.spec import RAM, Placement
 from swapd.core.turns import bound_s, candidate, leave_at_s, turn_ends_s, wanted_since_s
@@ -127,8 +128,13 @@ def make_room(ledger: Ledger, times: LeaveTimes, now_s: float, effects: list[Eff
     stale = {name for name, device in ledger.devices.items() if not device.is_fresh(now_s)}
     there, coming = _there_and_coming(ledger)
     for model in needy:
-        soon = {name: size_bytes - claimed[name] for name, size_bytes in coming.items()}
-        free = {name: min(there[name], soon[name]) for name in there}
+        own = {name: credit_bytes(ledger, model, name, soon=False) for name in there}
+        sure = {
+            name: size_bytes - claimed[name] + credit_bytes(ledger, model, name, soon=True)
+            for name, size_bytes in coming.items()
+        }
+        soon = {name: size_bytes + reclaimable_bytes(ledger, name, model) for name, size_bytes in sure.items()}
+        free = {name: min(there[name] + own[name], sure[name]) for name in there}
         if not stale or stale.isdisjoint(looks_at(ledger, model)):
             best = _best(ledger, model, times.reach)
             opens_s = times.reach.opens_s(model, best, soon)
@@ -138,12 +144,25 @@ def make_room(ledger: Ledger, times: LeaveTimes, now_s: float, effects: list[Eff
                 continue
             done = len(effects)
             model.claim = _help(ledger, model, best, free, soon, times, now_s, effects)
+            if model.claim is not None:
+                _end_sleepers(ledger, model, model.claim, claimed, effects)
             if len(effects) > done:
                 there, coming = _there_and_coming(ledger)
                 times.forget()
         if model.claim is not None:
             for name, size_bytes in needed_bytes(model.spec, model.claim, ledger.mapped()).items():
-                claimed[name] += size_bytes
+                claimed[name] += size_bytes - credit_bytes(ledger, model, name, soon=True)
+
+
+def _end_sleepers(
+    ledger: Ledger, model: Model, claim: Placement, claimed: Mapping[str, int], effects: list[Effect]
+) -> None:
+    """Stop sleepers that keep what a claim counts on, beside what is on its way back and not claimed by others."""
+    _, coming = _there_and_coming(ledger)
+    sure = {name: coming[name] - claimed[name] + credit_bytes(ledger, model, name, soon=True) for name in coming}
+    missing = shortage(needed_bytes(model.spec, claim, ledger.mapped()), sure)
+    if missing:
+        end_for(ledger, missing, model, f"{model.id!r} is short of {describe(missing)}", effects)
 
 
 def _there_and_coming(ledger: Ledger) -> tuple[dict[str, int], dict[str, int]]:
@@ -171,7 +190,9 @@ def _help(
     effects: list[Effect],
 ) -> Placement | None:
     """Launch the model if it fits; else its claim on room that is coming, if there is any."""
-    placement = _apart(ledger, model, best, free) or _placed(ledger, model, best, free)
+    placement = None
+    if not is_falling(ledger, model):
+        placement = _apart(ledger, model, best, free) or _placed(ledger, model, best, free)
     if placement is None:
         return _claim(ledger, model, best, soon, times, now_s, effects)
     _launch(ledger, model, placement, now_s, effects)
@@ -227,8 +248,13 @@ def _apart(ledger: Ledger, model: Model, best: Placement, free: Mapping[str, int
 
 def _launch(ledger: Ledger, model: Model, placement: Placement, now_s: float, effects: list[Effect]) -> None:
     worker = ledger.add_worker(model.spec, placement, portable=model.portable, now_s=now_s)
-    effects.append(Tell("loading", model.id, f"loading {model.id!r} {placement.why}"))
     proven = model.load_s is not None and not model.failures
+    sleeper = wake(ledger, model, worker)
+    if sleeper is not None:
+        effects.append(Tell("waking", model.id, f"waking {model.id!r} {placement.why}"))
+        effects.append(Launch(worker.id, model.id, placement, model.portable, proven, sleeper=sleeper))
+        return
+    effects.append(Tell("loading", model.id, f"loading {model.id!r} {placement.why}"))
     from_spare = take_spare(ledger, model, now_s)
     effects.append(Launch(worker.id, model.id, placement, model.portable, proven, from_spare))
 
@@ -258,6 +284,8 @@ def _claim(
     way, victims = found
     missing = describe(shortage(needed_bytes(model.spec, way, mapped), soon))
     workers = [ledger.workers[victim.worker_id] for victim in victims]
+    # Whether one of them may sleep goes by what is needed.
+    model.claim = way
     for worker in [one for one in workers if one.state is WorkerState.READY or ledger.is_surplus(one)]:
         _evict(ledger, worker, model, missing, now_s, effects)
     return way

@@ -31,9 +31,10 @@ from swapd.core.planner import plan
 from swapd.core.records import LEAVING_STATES, LOADING_STATES, Ask, Departure, Device, Model, Worker
 from swapd.core.requests import Request
 from swapd.core.scope import Seen
+from swapd.core.sleepers import awoke, broke, dismiss_sleeper, has_sleeper, sleeper_exited, worker_asleep
 from swapd.core.spares import spare_exited, spares_changed
 from swapd.core.spec import ModelSpec
-from swapd.core.turns import note_load
+from swapd.core.turns import note_load, note_wake
 
 MAX_ASKS = 64
 """People waiting for one model's load or unload."""
@@ -151,15 +152,21 @@ def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: 
         return
     worker.ready_at_s = worker.idle_since_s = worker.last_progress_s = now_s
     load_s = now_s - worker.launched_at_s
-    effects.append(ReportLoad(worker.model_id, "ready", load_s))
-    effects.append(Tell("loaded", worker.model_id, f"{worker.model_id!r} is ready after {load_s:.2f} s"))
+    woken = awoke(ledger, worker)
+    effects.append(ReportLoad(worker.model_id, "woken" if woken else "ready", load_s))
+    what = "awake" if woken else "ready"
+    effects.append(Tell("loaded", worker.model_id, f"{worker.model_id!r} is {what} after {load_s:.2f} s"))
     # What it took can be seen now.
     effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.metered]
     # A worker whose model was changed or removed meanwhile has been told to leave: it is not READY.
     model = ledger.models[worker.model_id]
     model.last_error = model.retry_at_s = None
-    note_load(model, load_s)
-    model.loads += 1
+    if woken:
+        note_wake(model, load_s)
+        model.sleep_failures = 0
+    else:
+        note_load(model, load_s)
+        model.loads += 1
     model.ceilings.clear()
     effects += [Answer(ask.id, None) for ask in model.load_asks]
     model.load_asks.clear()
@@ -169,10 +176,16 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
     worker = ledger.workers[event.worker_id]
     state = worker.state
     cut_running(ledger, worker, now_s)
-    take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING)
+    slept = broke(ledger, worker)
+    # One that was to wake had memory on GPUs before it was told to.
+    take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING or slept is not None)
     model = ledger.models.get(worker.model_id)
     if event.kind is ev.ExitKind.UNDERESTIMATED:
         effects.append(Tell("estimate_corrected", worker.model_id, event.detail))
+    elif state in LOADING_STATES and slept is not None:
+        # Nothing is wrong with its model for all that is known: it is loaded afresh.
+        effects.append(ReportLoad(worker.model_id, "failed", now_s - worker.launched_at_s))
+        effects.append(Tell("wake_failed", worker.model_id, event.detail))
     elif state in LOADING_STATES:
         outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
         effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
@@ -187,6 +200,22 @@ def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects
             note_crash(ledger, worker, event.detail, now_s, effects)
     if model is not None:
         forget_keep_alive(ledger, model)
+        _answer_unloads(ledger, model, effects)
+
+
+def _worker_asleep(ledger: Ledger, event: ev.WorkerAsleep, now_s: float, effects: list[Effect]) -> None:
+    worker = worker_asleep(ledger, event, now_s, effects)
+    take_out(ledger, worker, now_s, settles=True, kept_bytes=ledger.sleepers[worker.id].held_bytes)
+    model = ledger.models.get(worker.model_id)
+    if model is not None:
+        forget_keep_alive(ledger, model)
+
+
+def _sleeper_exited(ledger: Ledger, event: ev.SleeperExited, now_s: float, effects: list[Effect]) -> None:
+    sleeper = ledger.sleepers.get(event.sleeper_id)
+    sleeper_exited(ledger, event, now_s, effects)
+    model = ledger.models.get(sleeper.model_id) if sleeper is not None else None
+    if model is not None:
         _answer_unloads(ledger, model, effects)
 
 
@@ -219,7 +248,8 @@ def _load_ended(
 
 
 def _answer_unloads(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
-    if not any(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id)):
+    leaving = any(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id))
+    if not leaving and not has_sleeper(ledger, model.id):
         effects += [Answer(ask.id, None) for ask in model.unload_asks]
         model.unload_asks.clear()
 
@@ -309,6 +339,7 @@ def _unload_asked(ledger: Ledger, event: ev.UnloadAsked, now_s: float, effects: 
         return
     model.unload_asks.append(Ask(event.ask_id, now_s))
     _dismiss(ledger, model.id, "asked", model.spec.drain_s, now_s, effects)
+    dismiss_sleeper(ledger, model.id)
     _answer_unloads(ledger, model, effects)
 
 
@@ -386,6 +417,8 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.SpareExited: spare_exited,
     ev.SparesChanged: spares_changed,
     ev.WorkerExited: _worker_exited,
+    ev.WorkerAsleep: _worker_asleep,
+    ev.SleeperExited: _sleeper_exited,
     ev.MemorySampled: memory_sampled,
     ev.ModelsChanged: _models_changed,
     ev.DevicesChanged: devices_changed,

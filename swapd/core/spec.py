@@ -163,6 +163,8 @@ class ModelSpec:
     fixed: Mapping[str, int | None] | None = None
     """Of an engine that places itself: bytes on each device it uses; None of a device where that is not known. `costs`
     is then no more than their sum. None: its layers go where placement has them."""
+    asleep_bytes: Mapping[str, int] | None = None
+    """What its worker keeps on each device while it sleeps in place of leaving; None of one that cannot."""
     n_gpu_layers: int | None = None
     """What the settings demand; None leaves it to placement."""
     devices: tuple[str, ...] = ()

@@ -48,6 +48,19 @@ def reload_s(model: Model | None, spec: ModelSpec) -> float:
     return max(MIN_RELOAD_S, size_bytes / ASSUMED_BYTES_PER_S)
 
 
+def return_s(model: Model | None, spec: ModelSpec) -> float:
+    """Seconds until a worker that leaves could be back: of one that would sleep, those that it takes to wake."""
+    if model is None or spec.asleep_bytes is None or model.usual_wake_s is None or model.sleep_failures:
+        return reload_s(model, spec)
+    return max(MIN_RELOAD_S, model.usual_wake_s)
+
+
+def note_wake(model: Model, wake_s: float) -> None:
+    """As `note_load`, of a worker that was woken."""
+    known_s = model.usual_wake_s
+    model.usual_wake_s = wake_s if known_s is None else known_s + LOAD_WEIGHT * (wake_s - known_s)
+
+
 def note_load(model: Model, load_s: float) -> None:
     """A load took so long. Single ones vary with what else the disk does."""
     known_s = model.spec.learned_load_s if model.usual_load_s is None else model.usual_load_s
@@ -108,7 +121,7 @@ def expected_until_s(holder: Model | None, waiter: Model, spec: ModelSpec, now_s
     that, the swap pays. A client that has done nothing here since it began to wait elsewhere is not coming back. One
     that has does several things at once, or is several behind one address.
     """
-    soon_s = reload_s(holder, spec)
+    soon_s = return_s(holder, spec)
     if holder is None or next(reversed(holder.last_seen_s.values()), -soon_s) + soon_s <= now_s:
         return None
     last_s, expected = None, 0.0
@@ -177,7 +190,7 @@ def hold(ledger: Ledger, worker: Worker) -> Hold:
     assert worker.ready_at_s is not None
     holder = ledger.models.get(worker.model_id)
     demand = len(worker.running) + (len(holder.waiting) if holder is not None else 0)
-    return Hold(worker.ready_at_s, worker.spec.turn_s, _drain_s(holder), reload_s(holder, worker.spec), demand)
+    return Hold(worker.ready_at_s, worker.spec.turn_s, _drain_s(holder), return_s(holder, worker.spec), demand)
 
 
 def want(waiter: Model, now_s: float) -> Want:
@@ -207,7 +220,7 @@ def leaving_cost_s(ledger: Ledger, worker: Worker, now_s: float) -> float:
     holder = ledger.models.get(worker.model_id)
     per_s = 0.0 if holder is None or ledger.is_surplus(worker) else holder.demand.per_s(now_s)
     weight = 1 + len(worker.running) + max(0, worker.spec.priority)
-    return reload_s(holder, worker.spec) * weight * max(RARELY_PER_S, per_s)
+    return return_s(holder, worker.spec) * weight * max(RARELY_PER_S, per_s)
 
 
 def candidate(ledger: Ledger, worker: Worker, now_s: float, *, late: bool) -> Candidate:

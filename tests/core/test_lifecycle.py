@@ -10,11 +10,17 @@ import pytest
 from swapd.core.lifecycle import (
     CAUSE_MEANING,
     MEANING,
+    SLEEPER_CAUSE_MEANING,
+    SLEEPER_MEANING,
+    SLEEPER_TRANSITIONS,
     TRANSITIONS,
     Cause,
     ImpossibleTransitionError,
+    SleeperCause,
+    SleeperState,
     WorkerState,
     after,
+    after_sleeping,
     as_markdown,
 )
 
@@ -53,6 +59,19 @@ def test_news_that_was_on_its_way_does_not_revive_a_worker_that_stops() -> None:
 def test_every_state_and_cause_is_explained() -> None:
     assert set(TRANSITIONS) == set(MEANING) == set(WorkerState)
     assert set(CAUSE_MEANING) == set(Cause)
+
+
+def test_a_sleeper_may_end_in_every_state_and_nothing_wakes_one_that_leaves() -> None:
+    for state in SleeperState:
+        if state is SleeperState.GONE:
+            assert SLEEPER_TRANSITIONS[state] == {}
+        else:
+            assert after_sleeping(state, SleeperCause.EXITED) is SleeperState.GONE
+    for cause in set(SleeperCause) - {SleeperCause.EXITED}:
+        with pytest.raises(ImpossibleTransitionError, match="leaving"):
+            after_sleeping(SleeperState.LEAVING, cause)
+    assert set(SLEEPER_TRANSITIONS) == set(SLEEPER_MEANING) == set(SleeperState)
+    assert set(SLEEPER_CAUSE_MEANING) == set(SleeperCause)
 
 
 def test_the_page_is_what_the_table_prints() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
@@ -17,6 +19,8 @@ from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, SplitMode
 STEPS = int(os.environ.get("SWAPD_SIMULATION_STEPS", "100000"))
 """Of the scheduler, over all random histories. CI has time for this many; a release is worth a million."""
 CHUNKS = 20
+ModelsFor = Callable[[random.Random, int], list[ModelSpec]]
+"""Models for a machine with so many GPUs."""
 
 
 def random_models(rng: random.Random, gpus: int) -> list[ModelSpec]:
@@ -98,6 +102,23 @@ def placing_itself(spec: ModelSpec, gpu_bytes: int | None, ram_bytes: int | None
     )
 
 
+def sleepy_models(rng: random.Random, gpus: int) -> list[ModelSpec]:
+    """Most of them run by programs that can sleep, with much or little, or more in RAM than awake."""
+    models = []
+    for number in range(rng.randint(2, 5)):
+        spec = random_model(rng, f"m{number}", gpus)
+        if rng.random() < 0.8:
+            size_mib = rng.choice([200, 280, 500, 700])
+            gpu_bytes = size_mib * MIB if gpus else 0
+            spec = placing_itself(spec, gpu_bytes, rng.choice([50, 200, 400]) * MIB, gpus)
+            kept = {RAM: rng.choice([0, 100, 300, 700]) * MIB, **({"CUDA0": rng.choice([0, 30]) * MIB} if gpus else {})}
+            policy = {"replicas": 1, "elsewhere": False, "verdict": None, "tensor_split": ()}
+            key = f"sleeps/{spec.launch_key}/{kept}"
+            spec = replace(spec, asleep_bytes=kept, launch_key=key, **policy)  # type: ignore[arg-type]
+        models.append(spec)
+    return models
+
+
 def random_devices(rng: random.Random) -> list[DeviceSpec]:
     """Up to four GPUs of different sizes, or one that is integrated, beside RAM; with meters or without."""
     reserve_mib = rng.choice([0, 50, 100])
@@ -115,11 +136,11 @@ def random_devices(rng: random.Random) -> list[DeviceSpec]:
     return [*gpus, device(RAM, ram_mib)]
 
 
-def one_history(seed: int) -> Simulation:
+def one_history(seed: int, models_for: ModelsFor = random_models) -> Simulation:
     """Forty to eighty random actions over a few virtual minutes, then peace until nobody waits any more."""
     rng = random.Random(seed)
     devices = random_devices(rng)
-    models = random_models(rng, len(devices) - 1)
+    models = models_for(rng, len(devices) - 1)
     simulation = Simulation(rng, devices, models, Faults())
     is_crowded = rng.random() < 0.3
     if is_crowded:
@@ -133,7 +154,7 @@ def one_history(seed: int) -> Simulation:
     for number in range(rng.randint(40, 80)):
         simulation.run(until_s=simulation.now_s + rng.expovariate(2.0))
         action = "burst" if is_crowded else rng.choices(*ACTIONS)[0]
-        act(action, simulation, rng, number, devices, models, issued, asks)
+        act(action, simulation, rng, number, devices, models, issued, asks, models_for)
     simulation.faults = CALM
     simulation.others.clear()
     for spec in devices:
@@ -170,6 +191,7 @@ def act(
     models: list[ModelSpec],
     issued: list[str],
     asks: list[str],
+    models_for: ModelsFor,
 ) -> None:
     name = rng.choice(models).id if models else "m0"
     match action:
@@ -191,7 +213,7 @@ def act(
             asks.append(f"a{number}")
             simulation.post(ev.UnloadAsked(f"a{number}", name))
         case "reload":
-            models[:] = random_models(rng, len(devices) - 1)
+            models[:] = models_for(rng, len(devices) - 1)
             simulation.post(ev.ModelsChanged(tuple(models)))
         case "budget":
             devices[:] = [replace(spec, budget_bytes=int(spec.total_bytes * rng.uniform(0.5, 1.0))) for spec in devices]
@@ -222,6 +244,45 @@ def test_random_histories_break_no_invariant_and_lose_no_request(chunk: int) -> 
         except Exception as error:
             raise AssertionError(f"seed {seed} broke it: {error}") from error
         seed += CHUNKS
+
+
+def one_night(seed: int) -> Simulation:
+    """Programs that can sleep, of which one or two are awake at a time: swaps all the time, and what may go wrong."""
+    rng = random.Random(seed)
+    kind = rng.choice([metered, gpu])
+    devices = [kind("CUDA0", rng.choice([1000, 1600])), kind(RAM, rng.choice([800, 2000, 4000]))]
+    models = sleepy_models(rng, 1)
+    faults = {"crash": 0.01, "memory_is_late": 0.1, "sleeper_dies": 0.2, "wake_fails": 0.15, "wake_hangs": 0.05}
+    simulation = Simulation(rng, devices, models, replace(CALM, sleep_fails=0.1, **faults))
+    issued: list[str] = []
+    asks: list[str] = []
+    actions = ["arrive", "cancel", "unload", "reload", "budget", "others", "pause", "resume", "keep"]
+    for number in range(100):
+        simulation.run(until_s=simulation.now_s + rng.expovariate(0.3))
+        action = rng.choices(actions, [80, 5, 2, 1, 1, 3, 1, 3, 2])[0]
+        act(action, simulation, rng, number, devices, models, issued, asks, sleepy_models)
+    simulation.others.clear()
+    for spec in devices:
+        simulation.post(ev.ResumeAsked(f"back-{spec.name}", spec.name))
+    if rng.random() < 0.5:
+        simulation.post(ev.ShutdownAsked())
+    simulation.drain(within_s=3_000.0)
+    assert set(issued) <= simulation.outcomes.keys(), f"requests never ended: {simulation.ledger!r}"
+    assert set(asks) <= simulation.answers.keys(), f"asks never answered: {simulation.ledger!r}"
+    assert not (simulation.ledger.closing and simulation.sleeping), "somebody sleeps on"
+    return simulation
+
+
+def test_random_nights_of_models_that_sleep_break_no_invariant_and_lose_no_request() -> None:
+    told: Counter[str] = Counter()
+    for seed in range(STEPS // 4_000):
+        try:
+            told += one_night(seed).told
+        except Exception as error:
+            raise AssertionError(f"seed {seed} broke it: {error}") from error
+    kinds = ("asleep", "waking", "wake_failed", "sleeper_ends", "sleeper_lost")
+    print({kind: told[kind] for kind in kinds})
+    assert all(told[kind] for kind in kinds)
 
 
 def test_the_same_seed_is_the_same_history() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from swapd.core import effects as ef
@@ -16,7 +16,7 @@ from swapd.core import events as ev
 from swapd.core.audit import Audit
 from swapd.core.devices import SETTLE_S
 from swapd.core.ledger import Ledger
-from swapd.core.lifecycle import WorkerState
+from swapd.core.lifecycle import SleeperState, WorkerState
 from swapd.core.pages import Pages, pages_of
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
@@ -44,6 +44,10 @@ class Faults:
     memory_never_returns: float = 0.1
     sample_fails: float = 0.05
     spare_dies: float = 0.3
+    sleep_fails: float = 0.15
+    sleeper_dies: float = 0.1
+    wake_fails: float = 0.15
+    wake_hangs: float = 0.05
 
 
 CALM = Faults(**{name.name: 0.0 for name in fields(Faults)})
@@ -60,6 +64,8 @@ class Simulation(Shell):
         self.audit = Audit(self.ledger)
         #: Numbers of the spares that run, by kind.
         self.spares: dict[str, int] = {}
+        #: What sleepers keep, by the worker that each was.
+        self.sleeping: dict[int, Process] = {}
         #: What other programs hold of each device, and whether the driver tells who holds what.
         self.others: Counter[str] = Counter()
         self.tells_who = rng.random() < 0.5
@@ -71,6 +77,7 @@ class Simulation(Shell):
         self.answers: dict[str, bool] = {}
         self.told: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.wakes = 0
         self.placed: set[str] = set()
         #: What a worker was launched beside: another one of its model, one that maps the same pages.
         self.beside: set[str] = set()
@@ -107,6 +114,7 @@ class Simulation(Shell):
         asked = any(model.load_asks or model.unload_asks for model in ledger.models.values())
         asked = asked or any(device.pause_asks for device in ledger.devices.values())
         moving = any(worker.state is not WorkerState.READY for worker in ledger.workers.values())
+        moving = moving or any(one.state is not SleeperState.ASLEEP for one in ledger.sleepers.values())
         return not (ledger.waiting or ledger.running or ledger.settling or asked or moving)
 
     # -- the shell ---------------------------------------------------------------------------------------------
@@ -121,7 +129,61 @@ class Simulation(Shell):
 
     def stop(self, effect: ef.Stop) -> None:
         delay_s = self.rng.uniform(0.0, effect.grace_s + 0.1)
-        self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+        if effect.sleep and self.rng.random() >= self.faults.sleep_fails:
+            self.at(delay_s, lambda: self.fall_asleep(effect.worker_id))
+        else:
+            self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+
+    def fall_asleep(self, worker_id: int) -> None:
+        """What it keeps is in use until it ends or wakes; of the rest RAM is back at once."""
+        process = self.processes[worker_id]
+        if not process.alive:
+            return
+        kept = dict(self.ledger.sleepers[worker_id].held_bytes)
+        self.end(process)
+        for name, size_bytes in kept.items():
+            if name in self._late:
+                process.device_bytes[name] -= size_bytes
+            else:
+                self.device_free[name] -= size_bytes
+        self.sleeping[worker_id] = Process(process.model_id, kept)
+        self.post(ev.WorkerAsleep(worker_id))
+        self.give_back_sometime(process)
+        if self.rng.random() < self.faults.sleeper_dies:
+            self.at(self.rng.uniform(0.0, 60.0), lambda: self.lose_sleeper(worker_id))
+
+    def lose_sleeper(self, sleeper_id: int) -> None:
+        kept = self.sleeping.pop(sleeper_id, None)
+        if kept is not None:
+            self.end(kept)
+            self.post(ev.SleeperExited(sleeper_id, f"sleeper {sleeper_id} ended"))
+            self.give_back_sometime(kept)
+
+    def wake(self, effect: ef.Launch, process: Process) -> None:
+        """Its memory is taken already; what it kept beyond that is in use until it is awake."""
+        assert effect.sleeper is not None
+        kept = self.sleeping.pop(effect.sleeper).device_bytes
+        beside = {name: max(0, size_bytes - process.device_bytes.get(name, 0)) for name, size_bytes in kept.items()}
+        for name, size_bytes in kept.items():
+            self.device_free[name] += size_bytes - beside[name]
+            process.device_bytes[name] = process.device_bytes.get(name, 0) + beside[name]
+        self.check_budgets(process)
+        self.wakes += 1
+        awake_s = self.rng.uniform(0.0, 1.0)
+        self.at(0.0, lambda: self.post_if_alive(effect.worker_id, ev.WorkerStarted(effect.worker_id)))
+        chance = self.rng.random()
+        if chance < self.faults.wake_fails:
+            self.at(awake_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+        elif chance >= self.faults.wake_fails + self.faults.wake_hangs:
+            self.at(awake_s, lambda: self.be_awake(effect.worker_id, beside))
+
+    def be_awake(self, worker_id: int, beside: Mapping[str, int]) -> None:
+        process = self.processes[worker_id]
+        if process.alive:
+            for name, size_bytes in beside.items():
+                self.device_free[name] += size_bytes
+                process.device_bytes[name] -= size_bytes
+            self.post(ev.WorkerReady(worker_id))
 
     def refuse(self, effect: ef.Reject) -> None:
         self.done(effect.request_id, effect.refusal.kind.value)
@@ -133,6 +195,8 @@ class Simulation(Shell):
                 self.spares[effect.kind] = effect.number
                 if self.rng.random() < self.faults.spare_dies:
                     self.at(self.rng.uniform(0.0, 60.0), lambda: self.lose_spare(effect.kind, effect.number))
+            case ef.StopSleeper(sleeper_id):
+                self.at(self.rng.uniform(0.0, 5.0), lambda: self.lose_sleeper(sleeper_id))
             case ef.StopSpare():
                 del self.spares[effect.kind]
             case ef.Answer():
@@ -151,6 +215,7 @@ class Simulation(Shell):
     def sample(self, name: str) -> None:
         free_bytes = max(0, self.device_free[name] - self.others[name])
         alive = {worker_id: one for worker_id, one in self.processes.items() if one.alive}
+        alive |= self.sleeping
         held = {worker_id: one.device_bytes.get(name, 0) for worker_id, one in alive.items()}
         sample = ev.MemorySampled(name, free_bytes, held if self.tells_who else None)
         if self.rng.random() >= self.faults.sample_fails:
@@ -165,6 +230,9 @@ class Simulation(Shell):
         return pages_of(self.ledger.workers[effect.worker_id].spec, effect.placement)
 
     def launch(self, effect: ef.Launch, process: Process) -> None:
+        if effect.sleeper is not None:
+            self.wake(effect, process)
+            return
         if effect.from_spare:
             del self.spares[SPARE]
         self.launches[effect.model_id] += 1
@@ -205,7 +273,7 @@ class Simulation(Shell):
     def check_budgets(self, newest: Process) -> None:
         """By the machine's own account, not the ledger's: what lives never takes more than a budget allows."""
         for name in newest.device_bytes:
-            alive = [one for one in self.processes.values() if one.alive]
+            alive = [one for one in self.processes.values() if one.alive] + list(self.sleeping.values())
             taken = sum(one.device_bytes.get(name, 0) for one in alive)
             if name == RAM:
                 taken += sum(pages.size_bytes for pages in {one.pages for one in alive if one.pages is not None})
@@ -220,6 +288,9 @@ class Simulation(Shell):
             self.done(request_id, "broken")
         self.end(process)
         self.post(ev.WorkerExited(worker_id, kind, f"worker {worker_id} ended", device))
+        self.give_back_sometime(process)
+
+    def give_back_sometime(self, process: Process) -> None:
         chance = self.rng.random()
         if chance >= self.faults.memory_never_returns:
             is_late = chance < self.faults.memory_never_returns + self.faults.memory_is_late
