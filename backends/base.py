@@ -112,6 +112,18 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """How a worker is put to sleep and woken: by a POST each, which answers 200 once it is done."""
+
+    sleep_path: str
+    wake_path: str
+    kept_bytes: Mapping[str, int]
+    """All that it holds on each device while it sleeps."""
+    timeout_s: float
+    """For either; after that it is ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What is known of a model before it runs: read from its file and settings alone."""
 
@@ -155,6 +167,8 @@ class Inspection:
     declared_bytes: Mapping[str, int] = field(default_factory=dict)
     """Of an engine that places itself: what it takes on each device. Empty: that is not known, and it may use all of
     `devices`, or all GPUs, and RAM."""
+    sleep: Sleep | None = None
+    """Of an engine that can sleep in place of ending. Its `declared_bytes` name every GPU that it uses."""
     wants_port: bool = False
     """Its worker listens on the order's `port`."""
     shares_weights: bool = False

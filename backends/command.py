@@ -29,6 +29,7 @@ from backends.base import (
     LaunchSpec,
     Settings,
     Size,
+    Sleep,
 )
 from backends.environment import without_secrets
 from backends.guard.plan import GuardPlan, guard_launch
@@ -43,6 +44,19 @@ _DAEMONS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "MEMORY_PRESSURE_", "SW
 """What systemd and people tell the daemon, and nobody else."""
 
 Command = Annotated[tuple[str, ...], msgspec.Meta(max_length=512)] | str
+
+
+class SleepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a program sleeps that can, as vLLM does with --enable-sleep-mode. Its own paths are the defaults."""
+
+    memory: dict[str, Size]
+    """All that it holds while it sleeps, by device."""
+    path: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$")] = "/sleep?level=1"
+    """A POST of this puts it to sleep."""
+    wake: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$")] = "/wake_up"
+    """And one of this wakes it."""
+    timeout: Duration = 60.0
+    """For each; a program that takes longer is ended."""
 
 
 class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,6 +76,8 @@ class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only
     """What it takes, by device; empty has it learned."""
     devices: tuple[str, ...] = ()
     """GPUs it may use, where its memory is learned; empty is all."""
+    sleep: SleepSettings | None = None
+    """How it sleeps in place of ending when its memory is needed; null: it cannot."""
     progress: tuple[str, ...] = ()
     """Regular expressions for lines of its output that tell of work done."""
     first_token_timeout: Duration = FIRST_TOKEN_TIMEOUT_S
@@ -89,6 +105,8 @@ class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"progress: {pattern!r} is no regular expression: {error}") from None
+        if self.sleep is not None and not self.memory:
+            raise ValueError("sleep needs memory: it comes back to where it was, so what it takes must be declared")
         if not self.words("cmd"):
             raise ValueError("cmd names no program")
         self.words("cmd_stop")
@@ -154,6 +172,7 @@ class CommandBackend(PlainBackend):
             n_ctx_train=settings.n_ctx,
             places_itself=True,
             declared_bytes=settings.memory,
+            sleep=_sleep(settings.sleep),
             wants_port=settings.wants_port,
             reports_usage=False,
             first_token_timeout_s=settings.first_token_timeout,
@@ -180,6 +199,10 @@ class CommandBackend(PlainBackend):
             progress=settings.progress,
         )
         return guard_launch(plan, order.control_fd)
+
+
+def _sleep(settings: SleepSettings | None) -> Sleep | None:
+    return None if settings is None else Sleep(settings.path, settings.wake, settings.memory, settings.timeout)
 
 
 def program_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -323,7 +323,7 @@ class _Daemon:
 
 def status_line(status: Status) -> str:
     """One line for `systemctl status`: models that are up, requests, memory."""
-    up = [f"{model.id} {model.state}" for model in status.models if model.state != "unloaded"]
+    up = [f"{model.id} {model.state}" for model in status.models if model.state not in ("unloaded", "asleep")]
     memory = [
         f"{device.name} {device.reserved_bytes / GIB:.1f}/{device.budget_bytes / GIB:.1f} GiB"
         for device in status.devices

@@ -84,7 +84,7 @@ def props_document(model: ModelStatus) -> dict[str, Any]:
         "total_slots": model.slots * max(1, len(model.workers)),
         "model_alias": model.id,
         "modalities": {"vision": "image" in model.input_modalities, "audio": "audio" in model.input_modalities},
-        "is_sleeping": model.state == "unloaded",
+        "is_sleeping": model.state in ("unloaded", "asleep"),
     }
 
 

@@ -19,7 +19,7 @@ from swapd.config.nodes import Mapping as MappingNode
 from swapd.config.nodes import Scalar, Sequence
 from swapd.config.problems import Problems, key_part
 from swapd.config.quantities import parse_size, parse_time
-from swapd.config.readers import Place, Trouble, note, path_from, value_at, wrong
+from swapd.config.readers import Place, Trouble, block, note, path_from, value_at, wrong
 
 _ERROR_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
 _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|\[\.\.\.\]")
@@ -104,24 +104,39 @@ def _plain(kind: Any, place: Place) -> Any:
     info = inspect.type_info(kind)
     if isinstance(info, inspect.DictType) and isinstance(place.node, MappingNode) and _unit(info.value_type):
         inner = kind.__args__[1]
-        places = {
-            name: Place(f"{place.key}.{key_part(name)}", entry.line, entry.node)
-            for name, entry in place.node.entries.items()
+        return {name: _below(inner, each) for name, each in block(place).items()}
+    struct = next((one.cls for one in _members(info) if isinstance(one, inspect.StructType)), None)
+    if struct is not None and isinstance(place.node, MappingNode):
+        types = {field.encode_name: field.type for field in structs.fields(struct)}
+        return {
+            name: _below(types[name], each) if name in types else _builtins(each) for name, each in block(place).items()
         }
-        return {name: _plain(inner, each) for name, each in places.items()}
     return _measured(kind, place) if isinstance(place.node, Scalar) else _builtins(place)
+
+
+def _below(kind: Any, place: Place) -> Any:
+    """The same of a place below the key's own, which is where a mistake is then. Raises `Trouble`."""
+    try:
+        return _plain(kind, place)
+    except Trouble:
+        raise
+    except ValueError as error:
+        raise Trouble(str(error), place) from None
 
 
 def _measured(kind: Any, place: Place) -> Any:
     """A scalar's value, read with its unit where the type has one; a word such as auto stays a word."""
     assert isinstance(place.node, Scalar)
     info = inspect.type_info(kind)
-    members = info.types if isinstance(info, inspect.UnionType) else (info,)
-    words = {word for member in members if isinstance(member, inspect.LiteralType) for word in member.values}
+    words = {word for member in _members(info) if isinstance(member, inspect.LiteralType) for word in member.values}
     unit = _unit(info)
     if unit is None or place.node.is_null or place.node.text in words:
         return _builtins(place)
     return _PARSERS[unit](place.node.text)
+
+
+def _members(info: inspect.Type) -> tuple[inspect.Type, ...]:
+    return info.types if isinstance(info, inspect.UnionType) else (info,)
 
 
 def _unit(info: inspect.Type) -> str | None:

@@ -280,7 +280,8 @@ class Ledger:
             told = f"sleeper {key} is {sleeper.state.value}"
             match sleeper.state:
                 case SleeperState.FALLING:
-                    assert worker is self.workers.get(key) is not None, told
+                    assert worker is not None, told
+                    assert worker.id == key, told
                     assert worker.state is WorkerState.STOPPING, told
                 case SleeperState.WAKING:
                     assert worker is not None, told

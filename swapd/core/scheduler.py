@@ -11,30 +11,34 @@ from typing import Any
 from swapd.core import events as ev
 from swapd.core import fairness
 from swapd.core.admission import over_client_limit
-from swapd.core.departures import cut_running, fail_load, forgive, leave, note_crash, refuse_all, run_out, serves
-from swapd.core.devices import devices_changed, memory_sampled, pause, resume, take_out
+from swapd.core.departures import forgive, leave, refuse_all, serves
+from swapd.core.devices import devices_changed, memory_sampled, pause, resume
 from swapd.core.effects import (
     Answer,
     Effect,
     Refusal,
     RefusalKind,
     Reject,
-    ReportDeparture,
-    ReportLoad,
-    Sample,
     Tell,
 )
-from swapd.core.idle import forget_keep_alive, keep_alive_asked
+from swapd.core.idle import keep_alive_asked
 from swapd.core.ledger import Ledger
-from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.planner import plan
-from swapd.core.records import LEAVING_STATES, LOADING_STATES, Ask, Departure, Device, Model, Worker
+from swapd.core.records import Ask, Departure, Device, Model
 from swapd.core.requests import Request
 from swapd.core.scope import Seen
-from swapd.core.sleepers import awoke, broke, dismiss_sleeper, has_sleeper, sleeper_exited, worker_asleep
+from swapd.core.sleepers import dismiss_sleeper
 from swapd.core.spares import spare_exited, spares_changed
 from swapd.core.spec import ModelSpec
-from swapd.core.turns import note_load, note_wake
+from swapd.core.worker_events import (
+    answer_unloads,
+    sleeper_exited,
+    worker_asleep,
+    worker_exited,
+    worker_progressed,
+    worker_ready,
+    worker_started,
+)
 
 MAX_ASKS = 64
 """People waiting for one model's load or unload."""
@@ -129,131 +133,6 @@ def _tokens_served(ledger: Ledger, event: ev.TokensServed, now_s: float, _: list
         model.shares.settle_late(event.request_id, event.client, event.tokens)
 
 
-def _worker_started(ledger: Ledger, event: ev.WorkerStarted, now_s: float, _: list[Effect]) -> None:
-    worker = ledger.workers[event.worker_id]
-    worker.move(Cause.STARTED)
-    worker.last_progress_s = now_s
-
-
-def _worker_progressed(ledger: Ledger, event: ev.WorkerProgressed, now_s: float, _: list[Effect]) -> None:
-    worker = ledger.workers.get(event.worker_id)
-    if worker is None:
-        return  # Bytes of a worker that has gone meanwhile may still be on their way to a client.
-    worker.last_progress_s = now_s
-    running = ledger.running.get(event.began or "")
-    if running is not None and running.worker_id == event.worker_id:
-        running.began = True
-
-
-def _worker_ready(ledger: Ledger, event: ev.WorkerReady, now_s: float, effects: list[Effect]) -> None:
-    worker = ledger.workers[event.worker_id]
-    worker.move(Cause.LOADED)
-    if worker.state is not WorkerState.READY:
-        return
-    worker.ready_at_s = worker.idle_since_s = worker.last_progress_s = now_s
-    load_s = now_s - worker.launched_at_s
-    woken = awoke(ledger, worker)
-    effects.append(ReportLoad(worker.model_id, "woken" if woken else "ready", load_s))
-    what = "awake" if woken else "ready"
-    effects.append(Tell("loaded", worker.model_id, f"{worker.model_id!r} is {what} after {load_s:.2f} s"))
-    # What it took can be seen now.
-    effects += [Sample(name) for name in worker.placement.device_bytes if ledger.devices[name].spec.metered]
-    # A worker whose model was changed or removed meanwhile has been told to leave: it is not READY.
-    model = ledger.models[worker.model_id]
-    model.last_error = model.retry_at_s = None
-    if woken:
-        note_wake(model, load_s)
-        model.sleep_failures = 0
-    else:
-        note_load(model, load_s)
-        model.loads += 1
-    model.ceilings.clear()
-    effects += [Answer(ask.id, None) for ask in model.load_asks]
-    model.load_asks.clear()
-
-
-def _worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects: list[Effect]) -> None:
-    worker = ledger.workers[event.worker_id]
-    state = worker.state
-    cut_running(ledger, worker, now_s)
-    slept = broke(ledger, worker)
-    # One that was to wake had memory on GPUs before it was told to.
-    take_out(ledger, worker, now_s, settles=state is not WorkerState.LAUNCHING or slept is not None)
-    model = ledger.models.get(worker.model_id)
-    if event.kind is ev.ExitKind.UNDERESTIMATED:
-        effects.append(Tell("estimate_corrected", worker.model_id, event.detail))
-    elif state in LOADING_STATES and slept is not None:
-        # Nothing is wrong with its model for all that is known: it is loaded afresh.
-        effects.append(ReportLoad(worker.model_id, "failed", now_s - worker.launched_at_s))
-        effects.append(Tell("wake_failed", worker.model_id, event.detail))
-    elif state in LOADING_STATES:
-        outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
-        effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
-        if model is not None:
-            _load_ended(ledger, model, worker, event, now_s, effects)
-    else:
-        asked = worker.departure if state is WorkerState.STOPPING else None
-        departure = asked or Departure("crashed")
-        if worker.ready_at_s is not None:
-            effects.append(ReportDeparture(worker.model_id, departure.reason, departure.is_eviction))
-        if asked is None:
-            note_crash(ledger, worker, event.detail, now_s, effects)
-    if model is not None:
-        forget_keep_alive(ledger, model)
-        _answer_unloads(ledger, model, effects)
-
-
-def _worker_asleep(ledger: Ledger, event: ev.WorkerAsleep, now_s: float, effects: list[Effect]) -> None:
-    worker = worker_asleep(ledger, event, now_s, effects)
-    take_out(ledger, worker, now_s, settles=True, kept_bytes=ledger.sleepers[worker.id].held_bytes)
-    model = ledger.models.get(worker.model_id)
-    if model is not None:
-        forget_keep_alive(ledger, model)
-
-
-def _sleeper_exited(ledger: Ledger, event: ev.SleeperExited, now_s: float, effects: list[Effect]) -> None:
-    sleeper = ledger.sleepers.get(event.sleeper_id)
-    sleeper_exited(ledger, event, now_s, effects)
-    model = ledger.models.get(sleeper.model_id) if sleeper is not None else None
-    if model is not None:
-        _answer_unloads(ledger, model, effects)
-
-
-_LOAD_OUTCOMES = {ev.ExitKind.CPU_FAULT: "crashed", ev.ExitKind.OUT_OF_MEMORY: "out_of_memory"}
-
-
-def _load_ended(
-    ledger: Ledger,
-    model: Model,
-    worker: Worker,
-    event: ev.WorkerExited,
-    now_s: float,
-    effects: list[Effect],
-) -> None:
-    """A worker's process ended by itself before it was ready."""
-    if event.kind is ev.ExitKind.CPU_FAULT and worker.spec.has_portable_mode and not worker.portable:
-        model.portable = True
-        message = (
-            f"the worker of {model.id!r} crashed on its first batch ({event.detail}); "
-            "loading once more with use_extra_bufts: false, which avoids special CPU instructions"
-        )
-        effects.append(Tell("portable_retry", model.id, message))
-    elif event.kind is ev.ExitKind.INVALID_MODEL and not serves(ledger, model):
-        model.verdict = event.detail
-        effects.append(Tell("load_failed", model.id, event.detail))
-    elif event.kind is ev.ExitKind.OUT_OF_MEMORY:
-        run_out(ledger, model, worker, event, now_s, effects)
-    else:
-        fail_load(ledger, model, RefusalKind.LOAD_FAILED, event.detail, now_s, effects)
-
-
-def _answer_unloads(ledger: Ledger, model: Model, effects: list[Effect]) -> None:
-    leaving = any(worker.state in LEAVING_STATES for worker in ledger.workers_of(model.id))
-    if not leaving and not has_sleeper(ledger, model.id):
-        effects += [Answer(ask.id, None) for ask in model.unload_asks]
-        model.unload_asks.clear()
-
-
 def _models_changed(ledger: Ledger, event: ev.ModelsChanged, now_s: float, effects: list[Effect]) -> None:
     listed = {spec.id: spec for spec in event.models}
     assert len(listed) == len(event.models), "a model is listed twice"
@@ -340,7 +219,7 @@ def _unload_asked(ledger: Ledger, event: ev.UnloadAsked, now_s: float, effects: 
     model.unload_asks.append(Ask(event.ask_id, now_s))
     _dismiss(ledger, model.id, "asked", model.spec.drain_s, now_s, effects)
     dismiss_sleeper(ledger, model.id)
-    _answer_unloads(ledger, model, effects)
+    answer_unloads(ledger, model, effects)
 
 
 def _asked_model(ledger: Ledger, ask_id: str, model_id: str, effects: list[Effect]) -> Model | None:
@@ -411,14 +290,14 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.RequestCancelled: _request_cancelled,
     ev.RequestFinished: _request_finished,
     ev.TokensServed: _tokens_served,
-    ev.WorkerStarted: _worker_started,
-    ev.WorkerProgressed: _worker_progressed,
-    ev.WorkerReady: _worker_ready,
+    ev.WorkerStarted: worker_started,
+    ev.WorkerProgressed: worker_progressed,
+    ev.WorkerReady: worker_ready,
     ev.SpareExited: spare_exited,
     ev.SparesChanged: spares_changed,
-    ev.WorkerExited: _worker_exited,
-    ev.WorkerAsleep: _worker_asleep,
-    ev.SleeperExited: _sleeper_exited,
+    ev.WorkerExited: worker_exited,
+    ev.WorkerAsleep: worker_asleep,
+    ev.SleeperExited: sleeper_exited,
     ev.MemorySampled: memory_sampled,
     ev.ModelsChanged: _models_changed,
     ev.DevicesChanged: devices_changed,

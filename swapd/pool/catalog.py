@@ -87,6 +87,9 @@ def inspect(
     if fixed is not None:
         gpus = tuple(name for name in fixed if name != RAM)
         spec = replace(spec, fixed=fixed, costs=fixed_costs(fixed), devices=gpus, n_gpu_layers=None if gpus else 0)
+        assert inspection is not None
+        if inspection.sleep is not None:
+            spec = replace(spec, asleep_bytes=inspection.sleep.kept_bytes)
     entry = Entry(model, identity, inspection, spec, formula=spec.costs, fixed=fixed)
     return with_lesson(entry, lesson_of(spec.launch_key))
 
@@ -285,7 +288,9 @@ def _launch_key(model: Model, identity: FilesSeen) -> str:
 def _impossible_wishes(model: Model, inspection: Inspection, known: set[str]) -> str | None:
     """Why the settings ask for GPUs that are not there, or None if they do not."""
     has = f"this machine has {', '.join(sorted(known)) or RAM}. See `swapd devices`."
-    for key, names in (("devices", inspection.devices), ("memory", inspection.declared_bytes)):
+    kept = {} if inspection.sleep is None else inspection.sleep.kept_bytes
+    asked = (("devices", inspection.devices), ("memory", inspection.declared_bytes), ("sleep.memory", kept))
+    for key, names in asked:
         missing = [name for name in names if name not in known]
         if missing:
             return f"model {model.id!r} asks for {', '.join(missing)} ({key}); {has}"

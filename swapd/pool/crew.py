@@ -17,6 +17,7 @@ from backends.base import Backend, LaunchOrder, LaunchSpec
 from swapd.config.schema import Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.departures import STOP_GRACE_S
 from swapd.pool import catalog
 from swapd.pool.entries import Entries
 from swapd.pool.lease import Lease
@@ -54,6 +55,7 @@ class Crew:
         self._book = book
         self._own = own
         self._workers: dict[int, WorkerProcess | PeerWorker] = {}
+        self._sleepers: dict[int, WorkerProcess] = {}
         self._outputs: dict[str, Ring[str]] = {}
         self._ports = Ports()
         self.spares = Spares(backends, post, own)
@@ -66,6 +68,9 @@ class Crew:
         if entry.inspection.elsewhere:
             self._visit(entry, effect)
             return
+        if effect.sleeper is not None:
+            self._wake(entry, effect, effect.sleeper)
+            return
         self._metering.launched(effect.worker_id, entry, effect.placement)
         worker = WorkerProcess(
             effect.worker_id,
@@ -75,10 +80,22 @@ class Crew:
             self._post,
             self._book,
             reports_usage=entry.inspection.reports_usage,
+            sleep=entry.inspection.sleep,
         )
         self._workers[effect.worker_id] = worker
         spare = self.spares.take(entry.model.backend) if effect.from_spare else None
         self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
+
+    def _wake(self, entry: catalog.Entry, effect: ef.Launch, sleeper_id: int) -> None:
+        """Have a sleeper be the worker."""
+        worker = self._sleepers.pop(sleeper_id)
+        if not worker.become(effect.worker_id):
+            why = f"the sleeping process of model {effect.model_id!r} has ended"
+            self._post(ev.WorkerExited(effect.worker_id, ev.ExitKind.FAILED, why))
+            return
+        self._workers[effect.worker_id] = worker
+        self._metering.launched(effect.worker_id, entry, effect.placement)
+        self._own(worker.wake(), f"wake worker {effect.worker_id} of {effect.model_id}")
 
     def _visit(self, entry: catalog.Entry, effect: ef.Launch) -> None:
         """Begin with a server elsewhere."""
@@ -138,13 +155,32 @@ class Crew:
         )
         return self._backends[model.backend].launch(model.settings, order)
 
-    def stop(self, worker_id: int, grace_s: float) -> None:
-        """Terminate it, and kill it after the grace."""
-        self._workers[worker_id].stop(grace_s)
+    def stop(self, effect: ef.Stop) -> None:
+        """Terminate it, and kill it after the grace; or have it sleep."""
+        worker = self._workers[effect.worker_id]
+        if not effect.sleep:
+            worker.stop(effect.grace_s)
+            return
+        assert isinstance(worker, WorkerProcess), "nothing of a server elsewhere is here to sleep"
+        self._own(worker.fall_asleep(effect.grace_s), f"sleep of worker {effect.worker_id} of {worker.model_id}")
+
+    def asleep(self, worker_id: int) -> None:
+        """It is no worker any more, but sleeps."""
+        worker = self._workers.pop(worker_id)
+        assert isinstance(worker, WorkerProcess)
+        self._sleepers[worker_id] = worker
+
+    def stop_sleeper(self, sleeper_id: int) -> None:
+        """Terminate one that sleeps."""
+        self._sleepers[sleeper_id].stop(STOP_GRACE_S)
+
+    def forget_sleeper(self, sleeper_id: int) -> None:
+        """It has ended, and no effect names it any more, or it was told to wake and could not."""
+        self._sleepers.pop(sleeper_id, None)
 
     def forget(self, worker_id: int) -> None:
         """It has ended, and no effect names it any more."""
-        del self._workers[worker_id]
+        self._workers.pop(worker_id, None)
 
     def read_ahead(self, effect: ef.ReadAhead) -> None:
         """Have a model's files in the page cache before its worker asks for them."""
@@ -183,12 +219,14 @@ class Crew:
             worker.answer_broke()
 
     def pids(self) -> Mapping[int, int]:
-        """The processes there are, and the workers they are."""
-        return {worker.pid: worker.worker_id for worker in self._workers.values() if worker.pid is not None}
+        """The processes there are, and the workers and sleepers they are."""
+        everyone = (*self._workers.values(), *self._sleepers.values())
+        return {worker.pid: worker.worker_id for worker in everyone if worker.pid is not None}
 
     def facts(self) -> Mapping[int, WorkerFacts]:
-        """Of each worker, for people."""
-        return {one.worker_id: WorkerFacts(one.pid, one.load_progress) for one in self._workers.values()}
+        """Of each worker and sleeper, for people."""
+        everyone = (*self._workers.values(), *self._sleepers.values())
+        return {one.worker_id: WorkerFacts(one.pid, one.load_progress) for one in everyone}
 
     def load_progress(self, worker_id: int) -> float | None:
         """From 0 to 1, if it is known."""

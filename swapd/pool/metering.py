@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from backends.base import Backend, ProbeError, ProbeResult
-from swapd.core.events import Event, ExitKind, MemorySampled, ModelsChanged, WorkerExited
+from swapd.core.events import Event, ExitKind, MemorySampled, ModelsChanged, WorkerAsleep, WorkerExited
 from swapd.core.ledger import Ledger
 from swapd.core.placement import describe
 from swapd.core.records import SERVING_STATES
@@ -211,8 +211,8 @@ class Metering:
             for worker in self._ledger.workers.values()
         )
 
-    def ended(self, event: WorkerExited) -> Event | None:
-        """A worker is gone. What the core must hear before that, if more is known of its model now."""
+    def ended(self, event: WorkerExited | WorkerAsleep) -> Event | None:
+        """A worker is gone, or sleeps. What the core must hear before that, if more is known of its model now."""
         run = self._runs.pop(event.worker_id, None)
         if run is None:
             return None
@@ -221,7 +221,7 @@ class Metering:
                 other.free_before.pop(device, None)
         known = self._store.lesson(run.launch_key).surplus
         surplus = known
-        if event.kind is ExitKind.OUT_OF_MEMORY:
+        if isinstance(event, WorkerExited) and event.kind is ExitKind.OUT_OF_MEMORY:
             surplus = self._after_running_out(run, event.device, known)
             run.ran_out = True
         else:

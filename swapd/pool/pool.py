@@ -121,7 +121,7 @@ class Pool:
         """Take events from the inbox, one at a time, until a shutdown is complete."""
         try:
             async with self._tasks:
-                while not (self._ledger.closing and not self._ledger.workers):
+                while not (self._ledger.closing and not self._ledger.workers and not self._ledger.sleepers):
                     self._take(await self._inbox.get())
                 self._close()
         finally:
@@ -143,14 +143,18 @@ class Pool:
 
     def _take(self, item: ev.Event | Job) -> None:
         event = item.make() if isinstance(item, Job) else item
-        if isinstance(event, ev.WorkerExited):
+        if isinstance(event, ev.WorkerExited | ev.WorkerAsleep):
             correction = self._metering.ended(event)
             if correction is not None:
                 self._step(correction)
+        if isinstance(event, ev.WorkerAsleep):
+            self._crew.asleep(event.worker_id)
         self._step(event)
+        # Not before: effects of earlier events may still have named it.
         if isinstance(event, ev.WorkerExited):
-            # Not before: effects of earlier events may still have named it.
             self._crew.forget(event.worker_id)
+        elif isinstance(event, ev.SleeperExited):
+            self._crew.forget_sleeper(event.sleeper_id)
         if isinstance(item, Job):
             item.finish()
 
@@ -172,8 +176,10 @@ class Pool:
                 self._asks.answer(ask_id, refusal)
             case ef.Launch():
                 self._crew.launch(effect)
-            case ef.Stop(worker_id, grace_s):
-                self._crew.stop(worker_id, grace_s)
+            case ef.Stop():
+                self._crew.stop(effect)
+            case ef.StopSleeper(sleeper_id):
+                self._crew.stop_sleeper(sleeper_id)
             case ef.StartSpare(kind, number):
                 self._crew.spares.start(kind, number)
             case ef.StopSpare(kind):

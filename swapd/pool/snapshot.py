@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -18,7 +18,7 @@ from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.placement import place, preferred
 from swapd.core.planner import hopeless
-from swapd.core.records import SERVING_STATES, Model, Worker
+from swapd.core.records import SERVING_STATES, Model, Sleeper, Worker
 from swapd.core.records import Device as LedgerDevice
 from swapd.core.room import why_waiting
 from swapd.core.spec import RAM, SplitMode
@@ -137,7 +137,7 @@ def listed_model(ledger: Ledger, entry: Entry, now_s: float) -> ListedModel:
         name=entry.model.name,
         description=entry.model.description,
         metadata=entry.model.metadata,
-        state=_state(ledger.workers_of(entry.model.id)),
+        state=_state(ledger, entry.model.id),
         size_bytes=sum(size for *_, size, _ in entry.identity or ()),
         modified_at=max((mtime_ns for *_, mtime_ns in entry.identity or ()), default=0) / 1e9,
         digest=sha256(entry.spec.launch_key.encode()).hexdigest(),
@@ -163,10 +163,20 @@ def _inspected(listed: ListedModel, inspection: Inspection) -> ListedModel:
     )
 
 
-def _state(workers: Iterable[Worker]) -> str:
-    """That of the most advanced one."""
+def _state(ledger: Ledger, model_id: str) -> str:
+    """That of the most advanced worker; one that merely stops is less than one that sleeps."""
+    workers = ledger.workers_of(model_id)
     state = max((worker.state for worker in workers), key=_ADVANCE.__getitem__, default=None)
+    if state is None or state is WorkerState.STOPPING:
+        asleep = next(_sleepers(ledger, model_id), None)
+        if asleep is not None:
+            return asleep.state.value
     return "unloaded" if state is None else state.value
+
+
+def _sleepers(ledger: Ledger, model_id: str) -> Iterator[Sleeper]:
+    """Those of a model that are no workers."""
+    return (one for one in ledger.sleepers.values() if one.model_id == model_id and one.worker_id is None)
 
 
 def _waiting(ledger: Ledger, now_s: float) -> Iterator[RequestStatus]:
@@ -217,7 +227,7 @@ def model_status(
     inspection, eviction = entry.inspection, model.last_eviction
     return ModelStatus(
         id=model.id,
-        state=_state(workers),
+        state=_state(ledger, model.id),
         aliases=entry.model.aliases,
         backend=entry.model.backend,
         description=inspection.description if inspection is not None else "",
@@ -237,7 +247,10 @@ def model_status(
         waits=why_waiting(ledger, model, now_s),
         retry_in_s=refusal.retry_after_s if refusal is not None else None,
         expected_wait_s=newcomers_wait_s(ledger, model, now_s),
-        workers=tuple(_worker_status(ledger, worker, facts.get(worker.id)) for worker in workers),
+        workers=(
+            *(_worker_status(ledger, worker, facts.get(worker.id)) for worker in workers),
+            *(_sleeper_status(one, facts.get(one.id)) for one in _sleepers(ledger, model.id)),
+        ),
     )
 
 
@@ -281,6 +294,16 @@ def _worker_status(ledger: Ledger, worker: Worker, facts: WorkerFacts | None) ->
         shared_bytes=_shared_bytes(ledger, worker),
         progress=facts.progress if facts is not None else None,
         portable=worker.portable,
+    )
+
+
+def _sleeper_status(sleeper: Sleeper, facts: WorkerFacts | None) -> WorkerStatus:
+    return WorkerStatus(
+        pid=facts.pid if facts is not None else None,
+        state=sleeper.state.value,
+        running=0,
+        reserved_bytes=dict(sleeper.held_bytes),
+        placement="it sleeps; this is what it keeps",
     )
 
 

@@ -23,16 +23,20 @@ import structlog
 
 from backends import control
 from backends.address import UnixAddress, WorkerAddress
-from backends.base import LaunchSpec
+from backends.base import LaunchSpec, Sleep
 from swapd.core.events import (
     Event,
     ExitKind,
+    SleeperExited,
+    WorkerAsleep,
     WorkerExited,
     WorkerProgressed,
     WorkerReady,
     WorkerStarted,
 )
 from swapd.core.lifecycle import WorkerState
+from swapd.pool import asking
+from swapd.pool.asking import NotDoneError
 from swapd.pool.failures import End, judge
 from swapd.pool.lease import Patience
 from swapd.pool.process import Started, start
@@ -80,12 +84,14 @@ class WorkerProcess:
         on_usage: Callable[[control.Usage], None],
         *,
         reports_usage: bool = True,
+        sleep: Sleep | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.model_id = model_id
         self.socket_path = socket_path
         self.address: WorkerAddress = UnixAddress(socket_path)
         self.reports_usage = reports_usage
+        self.sleep = sleep
         self.patience: Patience | None = None
         self.pid: int | None = None
         self.load_progress: float | None = None
@@ -97,6 +103,7 @@ class WorkerProcess:
         self._on_usage = on_usage
         self._stop_grace_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._phase = WorkerState.LAUNCHING
+        self._sleeps = False
         self._failure: control.Failed | None = None
         self._steps = Steps(self._now_s())
         self._moved_s = 0.0
@@ -114,6 +121,45 @@ class WorkerProcess:
         if not self._stop_grace_s.done():
             self._stop_grace_s.set_result(grace_s)
 
+    async def fall_asleep(self, grace_s: float) -> None:
+        """Have the program sleep, which posts WorkerAsleep; stop it if it does not. Whatever ends it then is told by a
+        SleeperExited."""
+        assert self.sleep is not None
+        try:
+            await asking.post(self.address, self.sleep.sleep_path, self.sleep.timeout_s)
+        except NotDoneError as error:
+            log.warning("worker does not sleep", model=self.model_id, pid=self.pid, error=str(error))
+            self.stop(grace_s)
+            return
+        # If it has ended meanwhile, its WorkerExited says so.
+        if not self.lost.done():
+            self._sleeps = True
+            self._post(WorkerAsleep(self.worker_id))
+
+    def become(self, worker_id: int) -> bool:
+        """A sleeper is to be this worker; False if it has ended already, as a SleeperExited told."""
+        assert self._sleeps
+        if self.lost.done():
+            return False
+        self.worker_id, self._sleeps = worker_id, False
+        self._phase, self._steps = WorkerState.LOADING, Steps(self._now_s())
+        return True
+
+    async def wake(self) -> None:
+        """Have the program wake: posts WorkerStarted and WorkerReady. One that does not wake is ended."""
+        assert self.sleep is not None
+        self._post(WorkerStarted(self.worker_id))
+        try:
+            await asking.post(self.address, self.sleep.wake_path, self.sleep.timeout_s)
+        except NotDoneError as error:
+            self._failure = control.Failed(control.FailureKind.FAILED, f"it did not wake: {error}")
+            self.stop(0.0)
+            return
+        if not self.lost.done():
+            log.info("worker awake", model=self.model_id, pid=self.pid, **self._steps.end(self._now_s()))
+            self._phase = WorkerState.READY
+            self._post(WorkerReady(self.worker_id))
+
     def give_up(self, kind: ExitKind, detail: str) -> None:
         """End without having begun: in place of `run`."""
         self.lost.set_result(detail)
@@ -122,7 +168,7 @@ class WorkerProcess:
     async def run(self, describe: Callable[[int], LaunchSpec], spare: SpareProcess | None = None) -> None:
         """Start the process that `describe(control_fd)` names, or have the spare become it, and see it to its end.
 
-        Posts WorkerStarted, WorkerProgressed, WorkerReady as they happen, and one WorkerExited last.
+        Posts WorkerStarted, WorkerProgressed, WorkerReady as they happen, and one WorkerExited last, or SleeperExited.
         """
         end = End(ExitKind.FAILED, f"the worker of model {self.model_id!r} was stopped")
         try:
@@ -134,7 +180,10 @@ class WorkerProcess:
             self.socket_path.unlink(missing_ok=True)
             if not self.lost.done():
                 self.lost.set_result(end.detail)
-            self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
+            if self._sleeps:
+                self._post(SleeperExited(self.worker_id, end.detail))
+            else:
+                self._post(WorkerExited(self.worker_id, end.kind, end.detail, end.device))
 
     def _described(self, describe: Callable[[int], LaunchSpec], control_fd: int) -> LaunchSpec:
         spec = describe(control_fd)

@@ -11,7 +11,7 @@ import yaml
 
 from backends.address import TcpAddress, UnixAddress
 from backends.base import InvalidModelError, LaunchOrder, Offload
-from backends.command import CommandBackend, CommandSettings, program_environment
+from backends.command import CommandBackend, CommandSettings, SleepSettings, program_environment
 from backends.guard.plan import PLAN_VARIABLE, GuardPlan, read_plan
 from backends.registry import installed_backends
 from swapd.config.load import parse
@@ -86,6 +86,7 @@ def test_the_daemons_own_variables_and_secrets_are_not_passed_on() -> None:
         ({"cmd": "s", "proxy": "unix:w.sock"}, "needs an absolute path"),
         ({"cmd": "s", "proxy": "http://h:${NOPE}"}, r"proxy has \$\{NOPE\}"),
         ({"cmd": "s", "progress": ("(",)}, "progress: '\\(' is no regular expression"),
+        ({"cmd": "s", "sleep": SleepSettings(memory={})}, "sleep needs memory"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(fields: dict[str, object], message: str) -> None:
@@ -123,6 +124,21 @@ def test_sizes_in_a_block_are_read_with_their_units_and_mistakes_name_their_line
     assert model.settings.memory == {"CUDA0": 20 * 2**30, "RAM": 2**29}  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"5: models\.m\.memory"):
         parse(text.replace("20GiB", "much"), Path("x.yaml"), installed_backends())
+
+
+def test_what_it_keeps_while_it_sleeps_is_read_with_its_units_and_mistakes_name_their_line() -> None:
+    block = "      memory: {CUDA0: 1.5GiB, RAM: 24GiB}\n      timeout: 2m\n"
+    text = f"models:\n  m:\n    backend: command\n    cmd: sh\n    memory: {{CUDA0: 20GiB}}\n    sleep:\n{block}"
+    (model,) = parse(text, Path("x.yaml"), installed_backends()).models.values()
+    sleep = SleepSettings(memory={"CUDA0": 3 * 2**29, "RAM": 24 * 2**30}, timeout=120.0)
+    assert model.settings.sleep == sleep  # type: ignore[attr-defined]
+    for right, wrong, message in (
+        ("24GiB", "much", r"7: models\.m\.sleep\.memory"),
+        ("timeout: 2m", "timeout: 120", r"8: models\.m\.sleep.*120s"),
+        ("timeout: 2m", "wakes: /w", r"models\.m\.sleep: has no key wakes"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(text.replace(right, wrong), Path("x.yaml"), installed_backends())
 
 
 def test_the_documentation_has_every_key_with_its_default() -> None:

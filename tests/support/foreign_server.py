@@ -34,6 +34,8 @@ class Server:
     def __init__(self, flags: argparse.Namespace) -> None:
         self.flags = flags
         self.loaded = threading.Event()
+        self.held = bytearray()
+        self.sleeping = False
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -55,7 +57,30 @@ class Server:
                     time.sleep(600)
                 say(connection, 200 if self.loaded.is_set() else 503, {"status": "ok"})
                 return
+            if self.flags.enable_sleep_mode and path.partition("?")[0] in ("/sleep", "/wake_up"):
+                self.change(connection, path.partition("?")[0])
+                return
+            if self.sleeping:
+                say(connection, 500, {"error": {"message": "it sleeps"}})
+                return
             self.answer(connection, path, body)
+
+    def change(self, connection: socket.socket, path: str) -> None:
+        """Fall asleep or wake, as vLLM does with --enable-sleep-mode, or as the flags say."""
+        how = self.flags.sleeps if path == "/sleep" else self.flags.wakes
+        if how == "die":
+            os._exit(3)
+        if how == "hang":
+            time.sleep(600)
+        if how == "refuse":
+            say(connection, 400, {"error": {"message": "not now"}})
+            return
+        self.sleeping = path == "/sleep"
+        self.held = bytearray() if self.sleeping else self.load()
+        say(connection, 200, {})
+
+    def load(self) -> bytearray:
+        return bytearray(os.urandom(1) * (self.flags.memory_mib * 1024 * 1024))
 
     def answer(self, connection: socket.socket, path: str, body: bytes) -> None:
         asked = json.loads(body) if body.startswith(b"{") else {}
@@ -108,6 +133,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--log-requests", action="store_true")
     parser.add_argument("--stop-file", default="", help="end when this file appears")
     parser.add_argument("--memory-mib", type=int, default=0, help="take so much, and touch it")
+    parser.add_argument("--enable-sleep-mode", action="store_true", help="POST /sleep and /wake_up")
+    parser.add_argument("--sleeps", default="", help="how else: refuse, hang, die")
+    parser.add_argument("--wakes", default="", help="the same")
     flags, _ = parser.parse_known_args()
     return flags
 
@@ -116,12 +144,12 @@ def main() -> None:
     flags = parse()
     if flags.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    held = bytearray(os.urandom(1) * (flags.memory_mib * 1024 * 1024))
     if flags.children:
         for apart in (False, True):
             child = subprocess.Popen([sys.executable, "-S", "-c", SLEEP], start_new_session=apart)
             print(f"child {child.pid}", flush=True)
     server = Server(flags)
+    server.held = server.load()
     if not flags.listen_late:
         threading.Thread(target=server.serve, args=(listen(flags),), daemon=True).start()
     until_s = time.monotonic() + flags.load_s
@@ -137,7 +165,7 @@ def main() -> None:
     if flags.listen_late:
         threading.Thread(target=server.serve, args=(listen(flags),), daemon=True).start()
     server.loaded.set()
-    print("loaded", len(held), flush=True)
+    print("loaded", len(server.held), flush=True)
     while not (flags.stop_file and os.path.exists(flags.stop_file)):  # noqa: PTH110 - nothing else here needs pathlib
         time.sleep(0.02)
 
