@@ -34,6 +34,13 @@ class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
     """Weights are in; the first decode is about to run. A crash from here to `Ready` hints at the CPU."""
 
 
+class Buffers(msgspec.Struct, frozen=True, tag="buffers"):
+    """What the engine itself says that it has allocated, by device: all of it, sent once before `Ready`. What a process
+    and a driver take beside is not in it."""
+
+    device_bytes: dict[str, int]
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker accepts requests on its socket."""
 
@@ -63,7 +70,7 @@ class Usage(msgspec.Struct, frozen=True, tag="usage"):
     completion_tokens: int
 
 
-Message = Loading | WarmingUp | Ready | Failed | Progress | Usage
+Message = Loading | WarmingUp | Buffers | Ready | Failed | Progress | Usage
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Message)

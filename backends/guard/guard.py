@@ -15,9 +15,10 @@ import subprocess
 import time
 from typing import Any
 
+from backends.control import Buffers as BuffersTold
 from backends.control import Failed, FailureKind, Loading, Message, Progress, Ready, encode
 from backends.guard import processes
-from backends.guard.output import Output
+from backends.guard.output import Buffers, Output
 from backends.guard.output import Progress as ProgressReader
 from backends.guard.plan import PID_MACRO, GuardPlan
 from backends.guard.probe import Probe, is_taken
@@ -40,6 +41,7 @@ class Guard:
         self._output_fd, self._write_fd = os.pipe()
         self._output = Output()
         self._progress = ProgressReader(plan.progress)
+        self._buffers = Buffers(plan.buffers)
         self._own_question = f"GET {plan.check} ".encode()
         self._pid = 0
         self._over = False
@@ -170,6 +172,8 @@ class Guard:
         self._close_probe(time.monotonic())
         if ready:
             self._ready, self._news = True, False
+            if sizes := self._buffers.device_bytes():
+                self._say(BuffersTold(sizes))
             self._say(Ready(self._plan.n_ctx, self._plan.slots))
 
     def _close_probe(self, now_s: float) -> None:
@@ -186,6 +190,8 @@ class Guard:
             return
         shown, lines = self._output.feed(data)
         _print(shown)
+        if not self._ready:
+            self._buffers.read(lines)
         told, part = self._progress.find(lines)
         self._works += told
         if told:

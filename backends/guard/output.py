@@ -7,11 +7,17 @@ passed on.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 MAX_LINE_BYTES = 64 * 1024
 """A longer line is cut here."""
 PER_CENT = 100.0
+RAM = "RAM"
+"""Host memory, by swapd's name."""
+MIB = 1024 * 1024
+_DEVICE = re.compile(r"[A-Za-z]+\d+")
+"""CUDA0, Vulkan1: host buffers have no number."""
 FRACTION = "fraction"
 """A group of this name is a part of 1."""
 
@@ -65,6 +71,32 @@ class Progress:
                     said = _part(match)
                     part = part if said is None else said
         return told, part
+
+
+class Buffers:
+    """Adds up what lines say has been allocated of each device."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern) if pattern else None
+        self._sizes: Counter[str] = Counter()
+        self._is_known = True
+
+    def read(self, lines: Iterable[bytes]) -> None:
+        """Look for such lines."""
+        if self._pattern is None:
+            return
+        for line in lines:
+            match = self._pattern.search(line.decode("utf-8", "replace"))
+            if match is None:
+                continue
+            name = match["name"]
+            # One that is cut over several devices does not say how.
+            self._is_known &= "Split" not in name
+            self._sizes[name if _DEVICE.fullmatch(name) else RAM] += round(float(match["mebibytes"]) * MIB)
+
+    def device_bytes(self) -> dict[str, int]:
+        """The sums; empty if there were no such lines, or some that cannot be told apart."""
+        return dict(self._sizes) if self._is_known else {}
 
 
 def _part(match: re.Match[str]) -> float | None:

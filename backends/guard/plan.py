@@ -51,6 +51,9 @@ class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
     must be one that the program cannot give while it hangs."""
     watch_while: str = ""
     """A regular expression for answers of a program that is still at work, and is to be asked again."""
+    buffers: str = ""
+    """A regular expression for lines that tell, while it loads, of memory that it has allocated: its group `name` is a
+    device's, or any other for host memory, and `mebibytes` how much. Empty: it tells of none."""
     progress: tuple[str, ...] = ()
     """Regular expressions for lines of its output that tell of work done, while it loads and while it serves. One group
     is a percentage, or a part of 1 if it is named `fraction`; two are a part and the whole; without a group it is a

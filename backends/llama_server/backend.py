@@ -45,6 +45,10 @@ _IS_CHILD = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 _STOP_INPUT = "cmd_router_to_child:exit\n"
 _LOADED_PART = r'^cmd_child_to_router:state:.*"loading".*"value": ?(?P<fraction>[\d.]+(?:[eE][+-]?\d+)?)'
 _BEGAN = r"processing task|prompt processing"
+BUFFERS = (
+    r"(?P<name>\w+) +(?:DSV4 \w+ )?(?:model|KV|RS|state|compute|output|LoRA) buffer size = +(?P<mebibytes>[\d.]+) MiB"
+)
+"""llama-model.cpp, llama-context.cpp, llama-kv-cache*.cpp, llama-memory-recurrent.cpp, llama-adapter.cpp."""
 _BUSY = r'"is_processing": ?true'
 _DEVICE = re.compile(
     r"^\s+(?P<name>\w+): (?P<what>.*) \((?P<total>\d+) MiB, (?P<free>\d+) MiB free\)\s*$", re.MULTILINE
@@ -94,6 +98,7 @@ class LlamaServerBackend(PlainBackend):
             n_ctx=found.n_ctx,
             stop_input=_STOP_INPUT,
             progress=(_LOADED_PART, _BEGAN),
+            buffers=BUFFERS,
             watch="/slots",
             watch_while=_BUSY,
         )

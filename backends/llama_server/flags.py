@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 Flag = tuple[str, ...]
 """A flag and its value, if it has one."""
 
-_OPTIONAL = frozenset(("--offline", "--no-webui", "--no-ui", "--fit", "--metrics", "--slots"))
+_OPTIONAL = frozenset(("--offline", "--no-webui", "--no-ui", "--fit", "--metrics", "--slots", "--verbosity"))
 """Older and newer binaries may lack these: nothing that was set depends on them."""
 
 
@@ -130,5 +130,7 @@ def _house(known: Collection[str]) -> Iterator[Flag]:
     """What every worker has: figures to read, nothing for people to look at, nothing fetched from anywhere."""
     yield ("--metrics",)
     yield ("--slots",)
+    # At the next lower one it does not tell of its buffers. Prompts are in none of these lines.
+    yield "--verbosity", "4"
     yield ("--no-webui",) if "--no-webui" in known else ("--no-ui",)
     yield ("--offline",)

@@ -18,9 +18,9 @@ MAX_TOKENS = 1_000_000_000
 
 _OPTIONS = b'"stream_options"'
 _ASKED = b',"stream_options":{"include_usage":true}}'
-_NAME = b'"usage"'
+_NAMES = (b'"usage"', b'"tokens_evaluated"')
 # Within a text the quotes would be escaped; many servers send `"usage":null` with every chunk.
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{|"stop"\s*:\s*true')
 _EVENT = re.compile(rb".*?\n\r?\n", re.DOTALL)
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
@@ -37,9 +37,18 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Timings(msgspec.Struct):
+    cache_n: _Tokens | None = None
+
+
 class _Answer(msgspec.Struct):
+    """OpenAI's, or with the last three llama-server's own, of the end of an answer."""
+
     usage: _Usage | None = None
     choices: list[msgspec.Raw] | None = None
+    tokens_evaluated: _Tokens | None = None
+    tokens_predicted: _Tokens | None = None
+    timings: _Timings | None = None
 
 
 _answers = msgspec.json.Decoder(_Answer)
@@ -66,7 +75,7 @@ class UsageTap:
 
     def events(self, whole: bytes) -> tuple[bytes, int]:
         """Whole events of a stream, without those that are hidden, and how many these are."""
-        if _NAME not in whole or not _USAGE.search(whole):
+        if not any(name in whole for name in _NAMES) or not _USAGE.search(whole):
             return whole, 0
         kept, end, hidden = [], 0, 0
         for match in _EVENT.finditer(whole):
@@ -82,7 +91,7 @@ class UsageTap:
             return False
         lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
         answer = self._note(b"\n".join(lines))
-        return answer is not None and not answer.choices
+        return answer is not None and answer.usage is not None and not answer.choices
 
     def body(self, whole: bytes) -> None:
         """An answer that is not streamed."""
@@ -95,11 +104,19 @@ class UsageTap:
             answer = _answers.decode(document)
         except (msgspec.MsgspecError, RecursionError):
             return None
-        counts = None if answer.usage is None else _counts(answer.usage)
+        counts = _native_counts(answer) if answer.usage is None else _counts(answer.usage)
         if counts is None:
             return None
         self.counts = counts
         return answer
+
+
+def _native_counts(answer: _Answer) -> TokenCounts | None:
+    if answer.tokens_evaluated is None:
+        return None
+    cached = 0 if answer.timings is None else answer.timings.cache_n or 0
+    prompt = answer.tokens_evaluated
+    return TokenCounts(prompt, min(prompt, cached), answer.tokens_predicted or 0)
 
 
 def _counts(usage: _Usage) -> TokenCounts | None:

@@ -79,12 +79,16 @@ class Crew:
             self.output(effect.model_id),
             self._post,
             self._book,
+            self._told_of_buffers,
             reports_usage=entry.inspection.reports_usage,
             sleep=entry.inspection.sleep,
         )
         self._workers[effect.worker_id] = worker
         spare = self.spares.take(entry.model.backend) if effect.from_spare else None
         self._own(self._start(worker, entry, effect, spare), f"worker {effect.worker_id} of {effect.model_id}")
+
+    def _told_of_buffers(self, worker_id: int, device_bytes: Mapping[str, int]) -> None:
+        self._own(self._metering.told(worker_id, device_bytes), f"buffers of worker {worker_id}")
 
     def _wake(self, entry: catalog.Entry, effect: ef.Launch, sleeper_id: int) -> None:
         """Have a sleeper be the worker."""

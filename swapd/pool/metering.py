@@ -136,13 +136,7 @@ class Metering:
             return None
         probed = probed_bytes(result)
         run = Run.of(key, key, placement, entry.formula, by_rows=entry.spec.split_mode is SplitMode.ROW, maps=False)
-        lesson = self._store.lesson(key)
-        beyond = run.probed_beyond_bytes(probed)
-        more = lesson.surplus
-        if beyond > max(0, more.gpu_bytes):
-            more = replace(more, gpu_bytes=beyond)
-        self._store.learn(key, msgspec.structs.replace(lesson, surplus=more, probed_bytes=probed))
-        if more == lesson.surplus:
+        if not self._takes_more(run, probed):
             self._corrections.pop(key, None)
             return None
         self._corrections[key] += 1
@@ -153,6 +147,26 @@ class Metering:
             f"{entry.spec.id!r} takes more than was worked out by llama.cpp's own account, {describe(gpus)}; "
             "the estimate is corrected"
         )
+
+    async def told(self, worker_id: int, device_bytes: Mapping[str, int]) -> None:
+        """An engine that nobody can ask before says, once it has loaded, what it has allocated.
+
+        That counts from the next load on, if it is more than was known.
+        """
+        run = self._runs.get(worker_id)
+        if run is not None and self._takes_more(run, device_bytes):
+            with suppress(ShuttingDownError):
+                await self._do(partial(self._correction, run.model_id, run.launch_key))
+
+    def _takes_more(self, run: Run, counted_bytes: Mapping[str, int]) -> bool:
+        """Keep what an engine counts itself; whether that is more on GPUs than was known."""
+        lesson = self._store.lesson(run.launch_key)
+        beyond, more = run.probed_beyond_bytes(counted_bytes), lesson.surplus
+        if beyond > max(0, more.gpu_bytes):
+            more = replace(more, gpu_bytes=beyond)
+        fresh = msgspec.structs.replace(lesson, surplus=more, probed_bytes=dict(counted_bytes))
+        self._store.learn(run.launch_key, fresh)
+        return more != lesson.surplus
 
     async def _ask(self, entry: Entry, placement: Placement) -> ProbeResult | None:
         model, backend = entry.model, self._backends[entry.model.backend]

@@ -12,7 +12,7 @@ import contextlib
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -82,6 +82,7 @@ class WorkerProcess:
         output: Ring[str],
         post: Callable[[Event], None],
         on_usage: Callable[[control.Usage], None],
+        on_buffers: Callable[[int, Mapping[str, int]], None] = lambda _worker_id, _device_bytes: None,
         *,
         reports_usage: bool = True,
         sleep: Sleep | None = None,
@@ -101,6 +102,7 @@ class WorkerProcess:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._post = post
         self._on_usage = on_usage
+        self._on_buffers = on_buffers
         self._stop_grace_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._phase = WorkerState.LAUNCHING
         self._sleeps = False
@@ -296,6 +298,8 @@ class WorkerProcess:
                     self._post(WorkerReady(self.worker_id))
             case control.Failed():
                 self._failure = message
+            case control.Buffers(device_bytes):
+                self._on_buffers(self.worker_id, device_bytes)
             case control.Usage():
                 self._on_usage(message)
 

@@ -105,3 +105,21 @@ def test_a_whole_answer_is_counted(usage: object, counts: TokenCounts | None) ->
     tap = UsageTap(hide=False)
     tap.body(json.dumps({"data": [{"embedding": [0.5]}], "usage": usage}).encode())
     assert tap.counts == counts
+
+
+def test_llama_servers_own_answers_are_counted_at_their_end() -> None:
+    native = {
+        "content": '"stop":true,"tokens_evaluated":9',
+        "stop": False,
+        "tokens_predicted": 1,
+        "tokens_evaluated": 7,
+    }
+    last = {**native, "content": "", "stop": True, "tokens_predicted": 3, "timings": {"cache_n": 2, "prompt_n": 5}}
+    tap = UsageTap(hide=True)
+    assert tap.events(event(**native)) == (event(**native), 0)
+    assert tap.counts is None
+    assert tap.events(event(**last)) == (event(**last), 0)
+    assert tap.counts == COUNTS
+    whole = UsageTap(hide=False)
+    whole.body(compact(**last))
+    assert whole.counts == COUNTS

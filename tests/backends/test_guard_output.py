@@ -8,8 +8,9 @@ import time
 import pytest
 
 from backends.address import TcpAddress
-from backends.guard.output import MAX_LINE_BYTES, Output, Progress
+from backends.guard.output import MAX_LINE_BYTES, RAM, Buffers, Output, Progress
 from backends.guard.probe import PROBE_S, Probe
+from backends.llama_server.backend import BUFFERS
 
 
 def test_a_line_is_passed_on_when_it_is_whole() -> None:
@@ -90,3 +91,34 @@ def test_only_a_status_of_200_is_ready(answer: bytes, ready: bool) -> None:
             found = probe.step()
         assert found is ready
         probe.close()
+
+
+SAID = b"""\
+0.00.780.718 I load_tensors:   CPU_Mapped model buffer size =    92.10 MiB
+load_tensors:      Vulkan0 model buffer size =   300.50 MiB
+0.00.782.880 I llama_context:        CPU  output buffer size =     0.50 MiB
+0.00.783.075 I llama_kv_cache:        CPU KV buffer size =    45.00 MiB
+llama_kv_cache:    Vulkan0 KV buffer size =    20.00 MiB
+0.00.846.977 I llama_kv_cache: size =   45.00 MiB (  1024 cells,  30 layers,  2/2 seqs), K (f16):   22.50 MiB, V (f16)
+0.00.868.544 I sched_reserve:    Vulkan0 compute buffer size =    14.50 MiB
+0.00.868.544 I sched_reserve: Vulkan_Host compute buffer size =     4.40 MiB
+0.00.868.544 I prompt: CUDA1 model buffer size = huge MiB
+"""
+"""As two llama-servers print them, with prefixes and without."""
+
+
+def test_what_has_been_allocated_is_added_up_by_device_and_the_rest_is_host_memory() -> None:
+    buffers = Buffers(BUFFERS)
+    buffers.read(SAID.splitlines())
+    mib = 1024 * 1024
+    assert buffers.device_bytes() == {
+        "Vulkan0": 335 * mib,
+        RAM: round(92.1 * mib) + round(0.5 * mib) + 45 * mib + round(4.4 * mib),
+    }
+
+
+def test_a_buffer_that_is_cut_over_several_devices_tells_nothing_of_any() -> None:
+    buffers = Buffers(BUFFERS)
+    buffers.read([*SAID.splitlines(), b"load_tensors: CUDA_Split model buffer size = 10.00 MiB"])
+    assert buffers.device_bytes() == {}
+    assert Buffers("").device_bytes() == {}

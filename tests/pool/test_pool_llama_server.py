@@ -24,6 +24,7 @@ from support.running_pool import HOST, MIB, Pool, alive, config, gone, running_p
 from backends.base import decode_path
 from backends.llama_server.settings import LlamaServerSettings
 from swapd.config.schema import Model
+from swapd.core.spec import RAM
 from swapd.errors import LoadFailedError
 from swapd.pool.devices import Device, Machine
 from swapd.pool.lease import Lease, UnixAddress
@@ -140,6 +141,16 @@ async def test_long_silent_work_is_progress_and_a_program_that_hangs_makes_none_
                 os.kill(program, signal.SIGSTOP)
                 assert "was killed by SIGKILL while serving" in await asyncio.wait_for(lease.lost, 20)
         await gone(program)
+
+
+async def test_what_its_log_says_that_it_has_allocated_is_kept_beside_the_estimate(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, config(server("m"), budget_mib=420)) as (pool, _):
+        await answer(pool, "m", "/completion", {"prompt": "a", "n_predict": 1})
+        await pool.heartbeat()
+        found = next(model for model in pool.status().models if model.id == "m").footprint
+        told, worked_out = found.probed_bytes[RAM], found.formula_bytes[RAM]
+        print(f"its buffers {told / MIB:.1f} MiB, worked out with its process {worked_out / MIB:.1f} MiB")
+        assert 100 * MIB < told < worked_out
 
 
 @pytest.fixture
