@@ -108,6 +108,12 @@ class Client:
         body = await self._fetch("POST", f"/swapd/v1/models/{quote(model, safe='')}/unload", timeout_s=None)
         return _decode(body, ModelStatus)
 
+    async def pin(self, model: str, *, pinned: bool) -> ModelStatus:
+        """Keep a model loaded, or no longer, until the daemon ends."""
+        change = "pin" if pinned else "unpin"
+        body = await self._fetch("POST", f"/swapd/v1/models/{quote(model, safe='')}/{change}")
+        return _decode(body, ModelStatus)
+
     async def unload_all(self) -> Sequence[ModelStatus]:
         """The same for every model that has workers; returns those."""
         return _decode(await self._fetch("POST", "/swapd/v1/unload", timeout_s=None), Unloaded).models

@@ -114,6 +114,10 @@ def _add_client_commands(
     which = unload.add_mutually_exclusive_group(required=True)
     which.add_argument("model", metavar="MODEL", nargs="?")
     which.add_argument("--all", action="store_true", help="every model that is loaded")
+    pin = _add(commands, "pin", "remote:pin", "keep a model loaded, until the daemon ends or `swapd unpin`")
+    pin.add_argument("model", metavar="MODEL")
+    unpin = _add(commands, "unpin", "remote:unpin", "let a model go again when others need its room")
+    unpin.add_argument("model", metavar="MODEL")
     pause = _add(commands, "pause", "remote:pause", "hand a GPU over: unload what is on it, let requests for it wait")
     pause.add_argument("device", metavar="DEVICE", help="a name that `swapd devices` prints")
     resume = _add(commands, "resume", "remote:resume", "use a GPU again that was handed over")
@@ -136,7 +140,7 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, load, unload, pause, resume, cancel, profile, usage, logs, record):
+    for command in (ps, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record):
         command.add_argument(
             "--url",
             type=_url,

@@ -67,6 +67,20 @@ def unload(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def pin(arguments: argparse.Namespace) -> int:
+    """Keep one model loaded."""
+    model = ask(arguments, lambda client: client.pin(arguments.model, pinned=True))
+    print_line(f"{model.id} is pinned until the daemon ends, or `swapd unpin {model.id}`")
+    return 0
+
+
+def unpin(arguments: argparse.Namespace) -> int:
+    """Keep one model loaded no longer, even if the configuration says so."""
+    model = ask(arguments, lambda client: client.pin(arguments.model, pinned=False))
+    print_line(f"{model.id} is not pinned")
+    return 0
+
+
 def pause(arguments: argparse.Namespace) -> int:
     """Hand one device over."""
     device = ask(arguments, lambda client: client.pause(arguments.device))

@@ -1,9 +1,11 @@
-"""What a configuration is while one of its profiles is in force.
+"""What a configuration is while one of its profiles is in force, and with what people have pinned since.
 
 Pure. A profile's models are left out as if the file did not have them, so that switching is a reload like any other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -28,3 +30,11 @@ def in_profile(config: Config, name: str | None) -> Config:
         virtual={key: virtual for key, virtual in config.virtual.items() if key not in profile.disable},
         disabled={key: model for key, model in config.models.items() if key in profile.disable},
     )
+
+
+def with_pins(config: Config, pins: Mapping[str, bool]) -> Config:
+    """The configuration with these models pinned, or not, whatever it says itself. Others in `pins` count not."""
+    if not pins:
+        return config
+    models = {key: msgspec.structs.replace(model, pin=pins.get(key, model.pin)) for key, model in config.models.items()}
+    return msgspec.structs.replace(config, models=models)

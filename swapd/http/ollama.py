@@ -68,18 +68,6 @@ def add_routes(app: web.Application, door: Door, config: Callable[[], Config], a
         app.router.add_route(method, path, _not_offered)
 
 
-def wants_html(request: web.Request) -> bool:
-    """Whether somebody looks with a browser: programs that ask whether a server is there take anything."""
-    return "text/html" in request.headers.get(hdrs.ACCEPT, "").lower()
-
-
-async def root(request: web.Request) -> web.Response:
-    """GET and HEAD /. Ollama's clients look for these words."""
-    if wants_html(request):
-        return web.Response(text="swapd is running. Its models: /v1/models\n")
-    return web.Response(text="Ollama is running")
-
-
 class _Ollama:
     def __init__(self, door: Door, config: Callable[[], Config], answering: Answering) -> None:
         self._door = door

@@ -25,7 +25,7 @@ from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError, UnknownModelError
-from swapd.http import limits, media, native, ollama, passthrough, profiles
+from swapd.http import limits, media, native, ollama, page, passthrough, profiles
 from swapd.http.auth import HOLDER, check_routes, guard
 from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
@@ -93,7 +93,7 @@ def make_app(
     passthrough.add_routes(app, door, config, bounds)
     native.add_routes(app, door, config, bounds)
     media.add_routes(app, door, config, bounds, api.bodies)
-    app.router.add_get("/", ollama.root)
+    page.add_routes(app)
     app.router.add_get("/v1/models", api.list_models)
     app.router.add_get("/models", api.list_models)
     app.router.add_get("/v1/models/{id:.+}", api.show_model)
@@ -107,6 +107,8 @@ def make_app(
     profiles.add_routes(app, door)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
+    app.router.add_post("/swapd/v1/models/{id:.+}/pin", control.pin)
+    app.router.add_post("/swapd/v1/models/{id:.+}/unpin", control.unpin)
     app.router.add_post("/swapd/v1/unload", control.unload_all)
     app.router.add_post("/swapd/v1/requests/{id}/cancel", control.cancel)
     app.router.add_post("/swapd/v1/devices/{name}/pause", control.pause)
@@ -299,6 +301,16 @@ class _Admin:
         model_id = self._model_of(request)
         limits.refuse_form(request)
         return _document(await self._door.unload(model_id))
+
+    async def pin(self, request: web.Request) -> web.Response:
+        model_id = self._model_of(request)
+        limits.refuse_form(request)
+        return _document(await self._door.pin(model_id, pinned=True))
+
+    async def unpin(self, request: web.Request) -> web.Response:
+        model_id = self._model_of(request)
+        limits.refuse_form(request)
+        return _document(await self._door.pin(model_id, pinned=False))
 
     async def unload_all(self, request: web.Request) -> web.Response:
         """Every model that has workers and is not another key's. All at a time: each drain takes its requests' time."""

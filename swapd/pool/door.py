@@ -81,6 +81,10 @@ class Door(Protocol):
         """Drain and stop a model's workers and wait until they are gone."""
         ...
 
+    async def pin(self, model_id: str, *, pinned: bool) -> ModelStatus:
+        """Pin a model, or no longer, whatever the configuration says, until the daemon ends."""
+        ...
+
     def keep(self, model_id: str, keep_alive_s: float) -> None:
         """How long a loaded model stays from now on when it is idle; infinity is for ever, 0 until it runs nothing."""
         ...

@@ -17,7 +17,7 @@ import structlog
 
 from backends import control
 from backends.base import Backend
-from swapd.config.profiles import in_profile
+from swapd.config.profiles import in_profile, with_pins
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -109,6 +109,7 @@ class Pool:
         self.routes = Routes(self._ledger, self._entries, self._loop.time)
         self._configured = Config()
         self._configuring = asyncio.Lock()
+        self._pins: Mapping[str, bool] = {}
         self._places = Places(self._ledger, self._crew.load_progress)
         self._sequence = 0
 
@@ -340,6 +341,13 @@ class Pool:
         await self._asks.ask(lambda ask_id: ev.UnloadAsked(ask_id, model_id))
         return self._model_status(model_id)
 
+    async def pin(self, model_id: str, *, pinned: bool) -> ModelStatus:
+        async with self._configuring:
+            self._pins = {**self._pins, model_id: pinned}
+            await self._put_in_force(self._configured, self.config().profile)
+        log.info("pinned" if pinned else "unpinned", model=model_id)
+        return self._model_status(model_id)
+
     def keep(self, model_id: str, keep_alive_s: float) -> None:
         self.post(ev.KeepAliveAsked(model_id, keep_alive_s))
 
@@ -418,7 +426,8 @@ class Pool:
 
     async def _put_in_force(self, written: Config, profile: str | None) -> None:
         """Files are inspected first, then everything changes in one step."""
-        config = in_profile(written, profile)
+        self._pins = {name: pinned for name, pinned in self._pins.items() if name in written.models}
+        config = with_pins(in_profile(written, profile), self._pins)
         entries = await self._entries.inspect(config)
 
         def swap() -> ev.Event:

@@ -80,6 +80,15 @@ def test_load_percent_encodes_the_name_and_says_how_long_it_took(daemon: Script,
     assert capsys.readouterr().out == "org/my model? is ready, loaded in 2.5 s\n"
 
 
+def test_pin_and_unpin_say_how_long_that_lasts(daemon: Script, capsys: Captured) -> None:
+    daemon.answer("POST /swapd/v1/models/tiny/pin", model_document("tiny"))
+    daemon.answer("POST /swapd/v1/models/tiny/unpin", model_document("tiny"))
+    assert main(["pin", "tiny", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "tiny is pinned until the daemon ends, or `swapd unpin tiny`\n"
+    assert main(["unpin", "tiny", "--url", daemon.url]) == 0
+    assert capsys.readouterr().out == "tiny is not pinned\n"
+
+
 def test_unload_all_names_each_model_and_says_when_there_was_none(daemon: Script, capsys: Captured) -> None:
     daemon.answer("POST /swapd/v1/unload", {"models": [model_document("tiny"), model_document("big")]})
     assert main(["unload", "--all", "--url", daemon.url]) == 0

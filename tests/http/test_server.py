@@ -307,6 +307,14 @@ async def test_load_and_unload_are_posts_that_take_ids_with_slashes_and_aliases(
         assert home.door.calls == [("load", "org/tiny"), ("unload", "org/tiny")]
 
 
+async def test_models_are_pinned_and_unpinned_by_posts() -> None:
+    async with house(ScriptedDoor()) as home:
+        for change in ("pin", "unpin"):
+            async with home.http.post(f"/swapd/v1/models/small/{change}") as response:
+                assert (await response.json())["id"] == "org/tiny"
+    assert home.door.calls == [("pin", "org/tiny"), ("unpin", "org/tiny")]
+
+
 async def test_models_are_listed_at_llama_servers_path_too() -> None:
     async with house(ScriptedDoor()) as home:
         async with home.http.get("/models") as response, home.http.get("/v1/models") as known:

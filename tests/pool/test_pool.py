@@ -458,3 +458,19 @@ async def test_a_device_nobody_has_cannot_be_handed_over(tmp_path: Path) -> None
     async with running_pool(tmp_path, config()) as (pool, _):
         with pytest.raises(UnknownDeviceError, match="there is no device 'CUDA0'; this machine has RAM"):
             await pool.pause("CUDA0")
+
+
+async def test_a_person_pins_and_unpins_whatever_the_file_says_and_a_reload_keeps_that(tmp_path: Path) -> None:
+    models = (scripted(tmp_path, "a", memory_mib=200), scripted(tmp_path, "b", memory_mib=200, policy={"pin": True}))
+    async with running_pool(tmp_path, config(*models)) as (pool, _):
+        assert (await pool.unload("b")).state == "unloaded"
+        assert not (await pool.pin("b", pinned=False)).pin
+        assert (await pool.pin("a", pinned=True)).pin
+        await pool.load("a")
+        with pytest.raises(ModelDoesNotFitError):
+            await pool.load("b")
+        await pool.configure(config(*models))
+        assert [model.pin for model in pool.status().models] == [True, False]
+        await pool.pin("a", pinned=False)
+        await pool.load("b")
+        assert [model.state for model in pool.status().models] == ["unloaded", "ready"]

@@ -215,6 +215,10 @@ class ScriptedDoor:
         self.calls.append(("unload", model_id))
         return self.model_status(self.resolve(model_id))
 
+    async def pin(self, model_id: str, *, pinned: bool) -> ModelStatus:
+        self.calls.append(("pin" if pinned else "unpin", model_id))
+        return self.model_status(self.resolve(model_id))
+
     def keep(self, model_id: str, keep_alive_s: float) -> None:
         self.calls.append((f"keep {keep_alive_s:g}", model_id))
 

@@ -30,12 +30,18 @@ DEFAULTS = {
     "half_after": -1,
     "seed": -1,
     "pad": 0,
+    "html": 0,
 }
+HTML = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\n```html\n<b>bold</b>\n```\n"
+)
+"""What a model may say that wants to be more than text."""
 
 
-def event(number: int, seed: int = -1, pad: int = 0) -> bytes:
+def event(number: int, seed: int = -1, pad: int = 0, *, html: bool = False) -> bytes:
     """One event of a streamed answer. With a seed it says whose it is and which, followed by `pad` letters."""
     text = f"t{number} " if seed < 0 else f"{seed}:{number}:{'abcdefghij'[(seed + number) % 10] * pad} "
+    text = HTML if html else text
     return f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': text}}]})}\n\n".encode()
 
 
@@ -100,7 +106,7 @@ class Script:
             self.say_progress()
             sent += 1
             if body.get("stream"):
-                whole = event(number, int(order["seed"]), int(order["pad"]))
+                whole = event(number, int(order["seed"]), int(order["pad"]), html=bool(order["html"]))
                 writer.write(whole[: len(whole) // 2] if number == order["half_after"] else whole)
                 await writer.drain()
         if self.reports:
