@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,15 @@ Answer = TypeVar("Answer")
 
 class DaemonError(Exception):
     """The daemon could not be reached, or it refused; the message is one sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of an answer."""
+
+    text: str
+    is_thought: bool = False
+    """Reasoning, which is none of the answer itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,18 @@ class Client:
                 if line.startswith("data:"):
                     yield _decode(line.removeprefix("data:").encode(), RequestEnded)
 
+    async def converse(self, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[Said, None]:
+        """Stream one answer, piece by piece. Raises `DaemonError` if it breaks off."""
+        body = {"model": model, "messages": list(messages), "stream": True}
+        async with self._request("POST", "/v1/chat/completions", body, timeout_s=None) as response:
+            async for line in _lines(response):
+                if line == "data: [DONE]":
+                    return
+                if line.startswith("data:"):
+                    for piece in _said(line.removeprefix("data:")):
+                        yield piece
+        raise DaemonError(f"the answer of {model} broke off before its end")
+
     async def chat(self, model: str, prompt: str, max_tokens: int) -> AsyncGenerator[str, None]:
         """Stream one greedy answer, piece by piece. Raises `DaemonError` if it breaks off."""
         body = {
@@ -253,10 +274,20 @@ def _refusal(status: int, body: bytes) -> str:
 
 def _delta(data: str) -> str:
     """The text of one streamed chunk. Raises `DaemonError` for an error event or anything else."""
+    return "".join(piece.text for piece in _said(data) if not piece.is_thought)
+
+
+def _said(data: str) -> list[Said]:
+    """What one streamed chunk says. Raises as above."""
     try:
         chunk = json.loads(data)
         if "error" in chunk:
             raise DaemonError(str(chunk["error"]["message"]))
-        return "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        found = []
+        for choice in chunk["choices"]:
+            thought, text = choice["delta"].get("reasoning_content"), choice["delta"].get("content")
+            found += [Said(str(thought), is_thought=True)] if thought else []
+            found += [Said(str(text))] if text else []
+        return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DaemonError(f"the daemon streamed something that is no chunk: {data[:200]}") from error

@@ -50,6 +50,9 @@ def _add_local_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     importing.add_argument("file", metavar="llama-swap.yaml", type=Path)
     importing.add_argument("-o", "--output", metavar="FILE", type=Path, help="a new file; else the standard output")
 
+    completion = _add(commands, "completion", "completion:completion", "print the script by which a shell completes")
+    completion.add_argument("shell", choices=("bash", "zsh"))
+
     estimate = _add(commands, "estimate", "estimate:estimate", "say how much memory a model takes, before it runs")
     estimate.add_argument("models", metavar="MODEL|FILE.gguf", nargs="+", help="a configured model, or a model's file")
     estimate.add_argument("--config", metavar="FILE", type=Path, help=CONFIG_HELP)
@@ -114,6 +117,11 @@ def _add_client_commands(
     which = unload.add_mutually_exclusive_group(required=True)
     which.add_argument("model", metavar="MODEL", nargs="?")
     which.add_argument("--all", action="store_true", help="every model that is loaded")
+    models = _add(commands, "models", "remote:models", "print the models' names, one a line")
+    chat = _add(commands, "chat", "chat:chat", "talk with a model; with a prompt, or one in a pipe, for one answer")
+    chat.add_argument("model", metavar="MODEL")
+    chat.add_argument("prompt", metavar="PROMPT", nargs="*", help="what is asked; what a pipe brings follows it")
+    chat.add_argument("--system", metavar="TEXT", default="", help="how the model is to be")
     pin = _add(commands, "pin", "remote:pin", "keep a model loaded, until the daemon ends or `swapd unpin`")
     pin.add_argument("model", metavar="MODEL")
     unpin = _add(commands, "unpin", "remote:unpin", "let a model go again when others need its room")
@@ -140,7 +148,7 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record):
+    for command in (ps, models, chat, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record):
         command.add_argument(
             "--url",
             type=_url,

@@ -28,6 +28,7 @@ from swapd.cli.output import (
     sizes,
 )
 from swapd.cli.places import config_path
+from swapd.cli.progress import showing
 from swapd.client import Address, Client, DaemonError, daemon_address
 from swapd.config.load import load as load_config
 from swapd.config.problems import ConfigError
@@ -49,8 +50,25 @@ def ps(arguments: argparse.Namespace) -> int:
 
 def load(arguments: argparse.Namespace) -> int:
     """Load one model now."""
-    model = ask(arguments, lambda client: client.load(arguments.model))
+    model = ask(arguments, lambda client: _load(client, arguments.model))
     print_line(f"{model.id} is {model.state}, loaded in {duration(model.load_s)}")
+    return 0
+
+
+async def _load(client: Client, model: str) -> ModelStatus:
+    async with showing(client, model):
+        return await client.load(model)
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """Print the names of the daemon's models, or if none answers those of the configuration."""
+    try:
+        names = [model.id for model in ask(arguments, Client.status).models]
+    except CommandError:
+        path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
+        names = [] if path is None else list(load_config(path, installed_backends()).models)
+    for name in names:
+        print_line(name)
     return 0
 
 

@@ -1,0 +1,38 @@
+"""`swapd completion`: the script that has a shell complete commands, options, and the names of models."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import shtab
+
+from swapd.cli.parser import build_parser
+
+MODELS = "_swapd_models"
+_FUNCTIONS = {
+    "bash": f'{MODELS}() {{ compgen -W "$(swapd models 2>/dev/null)" -- "$1"; }}',
+    "zsh": f'{MODELS}() {{ local -a names; names=(${{(f)"$(swapd models 2>/dev/null)"}}); compadd -a names; }}',
+}
+"""What names models: the daemon if it answers, else the configuration."""
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """Print the script of one shell."""
+    parser = build_parser(os.environ)
+    _complete_models(parser)
+    script = shtab.complete(parser, shell=arguments.shell, preamble=_FUNCTIONS[arguments.shell])
+    sys.stdout.write(f"{script}\n")
+    return 0
+
+
+def _complete_models(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to look at one
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for command in action.choices.values():
+                _complete_models(command)
+        elif action.metavar == "MODEL":
+            action.complete = {"bash": MODELS, "zsh": MODELS}  # type: ignore[attr-defined]
+        elif action.metavar is not None and "FILE" in str(action.metavar):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
