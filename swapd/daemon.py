@@ -256,13 +256,14 @@ class _Daemon:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
+            self._notifier.reloading(time.monotonic())
             if self._path is None:
                 log.warning("nothing to reload: this daemon has no configuration file")
-                continue
-            self._notifier.reloading(time.monotonic())
-            refused = [error for error in (await self._reload(self._path), await self._reload_keys()) if error]
-            if refused:
-                self._pool.keep_config("\n".join(refused))
+            else:
+                refused = [error for error in (await self._reload(self._path), await self._reload_keys()) if error]
+                if refused:
+                    self._pool.keep_config("\n".join(refused))
+            # In any case: with Type=notify-reload, systemd waits for it.
             self._notifier.ready(self._status_line())
 
     async def _reload_keys(self) -> str:

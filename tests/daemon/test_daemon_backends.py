@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from support.every_backend import SERVER
 from support.gguf_files import smollm2_path
 from support.llama_server_binary import llama_server
 from support.running_daemon import RunningDaemon, Stream, chat, running_daemon
+
+from backends import ties
 
 BUDGET_MIB = 420
 CONFIG = """
@@ -53,6 +56,19 @@ def running(daemon: RunningDaemon) -> set[str]:
     return {name for name, mark in MARKS.items() if any(mark in line and "guard" not in line for line in lines)}
 
 
+def _oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def oom_scores(daemon: RunningDaemon) -> tuple[set[int], set[int]]:
+    """How willingly the kernel takes the workers with all they have started, and the daemon with its guards."""
+    workers, own = set(), {_oom_score_adj(daemon.process.pid)}
+    for pid in daemon.descendants():
+        with suppress(psutil.NoSuchProcess, OSError):
+            (own if "backends.guard" in psutil.Process(pid).cmdline() else workers).add(_oom_score_adj(pid))
+    return workers, own
+
+
 @pytest.mark.skipif(llama_server().path is None, reason=llama_server().why_not)
 async def test_each_leaves_for_the_next_whatever_runs_it(tmp_path: Path) -> None:
     text = CONFIG.format(
@@ -69,6 +85,8 @@ async def test_each_leaves_for_the_next_whatever_runs_it(tmp_path: Path) -> None
             stream = await chat(daemon.url, name, "What is the capital of France?", max_tokens=2, temperature=0)
             assert stream.done, stream.body
             assert running(daemon) == {name}
+            workers, own = oom_scores(daemon)
+            assert min(workers) >= ties.OOM_SCORE_ADJ > max(own)
             status = await daemon.status()
             loaded = {model["id"]: model for model in status["models"] if model["workers"]}
             assert list(loaded) == [name]

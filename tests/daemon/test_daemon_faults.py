@@ -11,18 +11,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support.running_daemon import RunningDaemon, Stream, chat, running_daemon, scripted_yaml, start, stop
+from support.running_daemon import chat, running_daemon, scripted_yaml, start, stop, streaming
 from support.running_pool import gone
 
 TWO = "  a: {path: a.model, memory_mib: 100}\n  b: {path: b.model, memory_mib: 100}\n"
-
-
-async def streaming(daemon: RunningDaemon, model: str, words: str) -> tuple[Stream, asyncio.Task[Stream]]:
-    """A stream that has begun."""
-    stream = Stream()
-    task = asyncio.create_task(chat(daemon.url, model, words, stream))
-    await asyncio.wait_for(stream.first.wait(), 20)
-    return stream, task
 
 
 async def test_a_killed_workers_stream_ends_with_an_error_event_and_the_others_go_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ import aiohttp
 import psutil
 
 TESTS = Path(__file__).parent.parent
+ACTIVATED = 'exec 3<&"$1"; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+"""systemd's socket activation in a shell's words: the process id is that of the program it becomes."""
 
 
 @dataclass
@@ -74,12 +77,17 @@ class RunningDaemon:
 
 @asynccontextmanager
 async def running_daemon(
-    tmp_path: Path, yaml: str, *, program: str = "support.scripted_daemon", env: dict[str, str] | None = None
+    tmp_path: Path,
+    yaml: str,
+    *,
+    program: str = "support.scripted_daemon",
+    env: dict[str, str] | None = None,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """Start a daemon on the configuration and wait until it serves; leaving kills it if it still runs."""
     config = tmp_path / "swapd.yaml"
     config.write_text(yaml)
-    daemon = RunningDaemon(await start(tmp_path, config, program=program, env=env), config)
+    daemon = RunningDaemon(await start(tmp_path, config, program=program, env=env, listener=listener), config)
     reader = asyncio.create_task(daemon.read_log())
     try:
         line = await daemon.logged(event="serving")
@@ -93,16 +101,23 @@ async def running_daemon(
 
 
 async def start(
-    tmp_path: Path, config: Path, *, program: str = "support.scripted_daemon", env: dict[str, str] | None = None
+    tmp_path: Path,
+    config: Path,
+    *,
+    program: str = "support.scripted_daemon",
+    env: dict[str, str] | None = None,
+    listener: socket.socket | None = None,
 ) -> asyncio.subprocess.Process:
+    """With a listener it is started as by a socket unit: it finds the socket open, as its descriptor 3."""
+    argv = [sys.executable, "-m", program, str(config)]
+    passed = [] if listener is None else [listener.fileno()]
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        program,
-        str(config),
+        *(["/bin/bash", "-c", ACTIVATED, "bash", str(passed[0])] if passed else []),
+        *argv,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(TESTS), **(env or {})},
         stderr=asyncio.subprocess.PIPE,
+        pass_fds=passed,
     )
 
 
@@ -167,6 +182,14 @@ async def chat(url: str, model: str, words: str, into: Stream | None = None, **f
                         stream.events.append(event[6:].decode())
                         stream.first.set()
     return stream
+
+
+async def streaming(daemon: RunningDaemon, model: str, words: str) -> tuple[Stream, asyncio.Task[Stream]]:
+    """A stream that has begun."""
+    stream = Stream()
+    task = asyncio.create_task(chat(daemon.url, model, words, stream))
+    await asyncio.wait_for(stream.first.wait(), 20)
+    return stream, task
 
 
 def stop(daemon: RunningDaemon, number: signal.Signals = signal.SIGTERM) -> None:

@@ -38,6 +38,16 @@ def read_unit(name: str) -> Unit:
     return sections
 
 
+def verifiable(name: str) -> str:
+    """A unit whose program exists: systemd looks for it."""
+    return (UNITS / name).read_text().replace("/opt/swapd/bin/swapd", "/bin/true")
+
+
+def verify(*paths: Path) -> str:
+    """What systemd has to say. It exits with 0 whatever it finds: its words are what counts."""
+    return subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False).stderr
+
+
 def test_the_daemon_reports_readiness_and_is_watched() -> None:
     service = read_unit("swapd.service")["Service"]
     assert service["Type"] == ["notify"]
@@ -91,11 +101,26 @@ def test_the_service_is_hardly_exposed() -> None:
 
 
 @needs_systemd
+def test_the_drop_in_for_reloads_is_what_newer_systemds_know(tmp_path: Path) -> None:
+    (tmp_path / "swapd.service").write_text(verifiable("swapd.service"))
+    shutil.copytree(UNITS / "swapd.service.d", tmp_path / "swapd.service.d")
+    assert read_unit("swapd.service.d/notify-reload.conf") == {
+        "Service": {"Type": ["notify-reload"], "ExecReload": [""]}
+    }
+    complaints = verify(tmp_path / "swapd.service").splitlines()
+    version = int(
+        subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=False).stdout.split()[1]
+    )
+    if version >= 253:
+        assert complaints == []
+    else:
+        # All that an older one has to say is that it does not know the type.
+        assert len(complaints) == 1
+        assert complaints[0].endswith("Failed to parse service type, ignoring: notify-reload")
+
+
+@needs_systemd
 def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
-    # It looks for the programs, and exits with 0 whatever it finds: its words are what counts.
-    service = (UNITS / "swapd.service").read_text().replace("/opt/swapd/bin/swapd", "/bin/true")
-    (tmp_path / "swapd.service").write_text(service)
+    (tmp_path / "swapd.service").write_text(verifiable("swapd.service"))
     shutil.copy(UNITS / "swapd.socket", tmp_path)
-    paths = [tmp_path / "swapd.service", tmp_path / "swapd.socket"]
-    verified = subprocess.run(["systemd-analyze", "verify", *paths], capture_output=True, text=True, check=False)
-    assert verified.stderr == ""
+    assert verify(tmp_path / "swapd.service", tmp_path / "swapd.socket") == ""
