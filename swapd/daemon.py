@@ -30,6 +30,7 @@ from swapd.config.load import load
 from swapd.config.problems import ConfigError
 from swapd.config.schema import Config
 from swapd.errors import ShuttingDownError, StartupError
+from swapd.http.crowd import Limits, limits_of, raise_open_files
 from swapd.http.exposure import refuse_exposure
 from swapd.http.keyring import Keyring
 from swapd.http.listen import serve
@@ -67,6 +68,7 @@ def run(
     logs.set_up()
     logs.set_level(config.server.log_level)
     os.umask(0o077)
+    raise_open_files()
     keys = None if config.server.keys is None else load_keys(directories.credential(config.server.keys, os.environ))
     state_dir = directories.state_dir(config.server.state_dir, os.environ, Path.home())
     runtime_dir = directories.runtime_dir(
@@ -165,7 +167,7 @@ class _Daemon:
             pool = root.create_task(self._pool.run(), name="pool")
             with self._signals(pool), self._lifeline():
                 await self._pool.configure(self._config)
-                async with serve(app, self._config.server.listen, sockets=sockets) as addresses:
+                async with serve(app, server.listen, sockets=sockets, limits=self._limits) as addresses:
                     log.info("serving", addresses=addresses, models=len(self._config.models), version=__version__)
                     self._notifier.ready(self._status_line())
                     async with asyncio.TaskGroup() as helpers:
@@ -185,6 +187,9 @@ class _Daemon:
                             task.cancel()
         log.info("stopped")
         return 1 if pool.cancelled() else 0
+
+    def _limits(self) -> Limits:
+        return limits_of(self._config.server)
 
     async def _drain(self, pool: asyncio.Task[None]) -> None:
         """Refuse what is new, let running streams finish, wait until every worker is gone."""

@@ -86,6 +86,14 @@ class ForbiddenError(SwapdError):
     code = "scope_missing"
 
 
+class StructuredForbiddenError(SwapdError):
+    """The key may not have answers held to a grammar or a schema."""
+
+    status = 403
+    type = "permission_error"
+    code = "structured_not_allowed"
+
+
 class ForeignHostError(SwapdError):
     """The request calls this server by a name that it does not know: DNS rebinding looks so."""
 
@@ -179,6 +187,22 @@ class BodyTimeoutError(SwapdError):
     status = 408
     type = "timeout_error"
     code = "body_timeout"
+
+
+class HeadersTimeoutError(SwapdError):
+    """The client sent a request's headers too slowly."""
+
+    status = 408
+    type = "timeout_error"
+    code = "headers_timeout"
+
+
+class TooManyConnectionsError(SwapdError):
+    """Told to a connection before it has said anything, which is closed then."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "too_many_connections"
 
 
 class BodyTooLargeError(SwapdError):

@@ -54,6 +54,7 @@ def _key(arguments: argparse.Namespace, secret: str) -> ApiKey:
         "priority": arguments.priority,
         "weight": arguments.weight,
         "per_user": arguments.per_user or None,
+        "structured": False if arguments.no_structured else None,
         "max_requests": arguments.max_requests,
         "requests_per_minute": arguments.requests_per_minute,
         "tokens_per_minute": arguments.tokens_per_minute,

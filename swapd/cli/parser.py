@@ -100,6 +100,7 @@ def _add_key_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     new.add_argument("--priority", metavar="N", type=int, help="its class in queues, -100 to 100; higher goes first")
     new.add_argument("--weight", metavar="X", type=float, help="its share beside other clients', 0.01 to 100")
     new.add_argument("--per-user", action="store_true", help="believe server.client_header from it")
+    new.add_argument("--no-structured", action="store_true", help="no grammars and schemas of its own")
     new.add_argument("--max-requests", metavar="N", type=int, help="at once")
     new.add_argument("--requests-per-minute", metavar="N", type=int)
     new.add_argument("--tokens-per-minute", metavar="N", type=int)

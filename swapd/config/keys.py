@@ -75,6 +75,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """Share among the clients of a model."""
     per_user: bool = False
     """Whether `server.client_header` is believed from it."""
+    structured: bool = True
+    """Whether its answers may be held to a grammar or a schema that it sends."""
     max_requests: int | None = None
     """At once; None sets no limit, here and below."""
     requests_per_minute: int | None = None
@@ -163,12 +165,15 @@ def entry_text(key: ApiKey) -> str:
     lines = [f'"{key.name}":', f"  hash: sha256:{key.digest.hex()}", f"  scopes: [{', '.join(key.scopes)}]"]
     if key.models is not None:
         lines.append(f"  models: {msgspec.json.encode(key.models).decode()}")
-    fields = ("priority", "weight", "per_user", "max_requests", "requests_per_minute", "tokens_per_minute", "expires")
+    fields = (
+        *("priority", "weight", "per_user", "structured"),
+        *("max_requests", "requests_per_minute", "tokens_per_minute", "expires"),
+    )
     defaults = ApiKey(name=key.name, digest=key.digest)
     for field in fields:
         value = getattr(key, field)
         if value != getattr(defaults, field):
-            lines.append(f"  {field}: {'true' if value is True else value}")
+            lines.append(f"  {field}: {str(value).lower() if isinstance(value, bool) else value}")
     return "\n".join(lines) + "\n"
 
 
@@ -231,6 +236,7 @@ ENTRY_KEYS: Mapping[str, Key] = {
     "priority": Key("priority", integer(LOWEST_PRIORITY, HIGHEST_PRIORITY)),
     "weight": Key("weight", _weight),
     "per_user": Key("per_user", read_bool),
+    "structured": Key("structured", read_bool),
     "max_requests": Key("max_requests", integer(1, 100_000)),
     "requests_per_minute": Key("requests_per_minute", integer(1, 1_000_000)),
     "tokens_per_minute": Key("tokens_per_minute", integer(1, 1_000_000_000)),

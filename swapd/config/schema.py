@@ -35,6 +35,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 32 * MIB
     max_bodies_bytes: int = 512 * MIB
     """Of all requests in flight together."""
+    max_connections: int = 4096
+    """Of clients, at once."""
+    max_connections_per_address: int = 512
+    """Of those, from one address that is not this machine's."""
     client_header: str | None = None
     """The request header that names the client behind a user interface or a proxy."""
     drain_s: float = 30.0

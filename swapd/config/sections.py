@@ -119,6 +119,8 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
         "cors_origins": Key("cors_origins", read_origins),
         "max_body": Key("max_body_bytes", size(1024, GIB)),
         "max_bodies": Key("max_bodies_bytes", size(2**20, 1024 * GIB)),
+        "max_connections": Key("max_connections", integer(1, 100_000)),
+        "max_connections_per_address": Key("max_connections_per_address", integer(1, 100_000)),
         "client_header": Key("client_header", _header),
         "drain": Key("drain_s", time(0, DAY_S)),
         "warm_spare": Key("warm_spare", read_bool),

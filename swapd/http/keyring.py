@@ -1,7 +1,7 @@
 """The API keys in force, and what each has used lately.
 
-Owns the look-up of a key and its running requests, rates and their Retry-After. Must never keep, show or log a key:
-what comes in is hashed at once.
+Owns the look-up of a key, its running requests, its rates and their Retry-After, and what it may not ask for. Must
+never keep, show or log a key: what comes in is hashed at once.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from swapd.api.structured import constrained_by
 from swapd.config.keys import ApiKey, digest
 from swapd.core.rates import Bucket
-from swapd.errors import KeyLimitError, UnauthorizedError
+from swapd.errors import KeyLimitError, StructuredForbiddenError, UnauthorizedError
 
 USUAL_S = 10.0
 """A request's time, of a key that has ended none yet."""
@@ -102,6 +104,15 @@ class Holder:
             self._usual_s = took_s if self._usual_s is None else _mean(self._usual_s, took_s)
         finally:
             self._running -= 1
+
+    def refuse_structured(self, fields: Mapping[str, Any]) -> None:
+        """Raises `StructuredForbiddenError` for a grammar or a schema from a key that may send none."""
+        field = None if self.key.structured else constrained_by(fields)
+        if field is not None:
+            raise StructuredForbiddenError(
+                f"{field}: the API key {self.key.name} may not have answers held to a grammar or a schema (structured)",
+                param=field,
+            )
 
     def charge(self, prompt_tokens: int, answer_limit: int | None) -> Charge | None:
         """Take a request's estimated tokens; None where they are not limited. Raises `KeyLimitError`."""

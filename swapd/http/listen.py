@@ -10,19 +10,22 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from swapd.config.address import UnixAddress, parse_address
+from swapd.config.schema import Server
 from swapd.errors import StartupError
-from swapd.http.connection import Runner
+from swapd.http.connection import HEADERS_S, Bounds, Runner
+from swapd.http.crowd import Limits, limits_of
 
 KEEPALIVE_S = 75.0
-"""Also bounds how long headers may take: aiohttp closes a connection that is idle or half-way through them."""
+"""How long a connection may be idle, before its first request too."""
 BACKLOG = 1024
 _protocol_log = logging.getLogger("swapd.http.protocol")
 _UNIX_UMASK = 0o117
@@ -44,13 +47,19 @@ async def serve(
     *,
     sockets: Sequence[socket.socket] = (),
     shutdown_timeout_s: float = 5.0,
+    limits: Callable[[], Limits] | None = None,
+    headers_s: float = HEADERS_S,
 ) -> AsyncIterator[tuple[str, ...]]:
     """Accept requests while the scope lasts; yields the addresses that accept, ports filled in.
 
-    Sockets that were passed in (systemd's) replace `listen`. Leaving stops accepting, gives running handlers
-    `shutdown_timeout_s`, then cancels them. Raises `StartupError` for an address that cannot be had.
+    Sockets that were passed in (systemd's) replace `listen`. `limits` gives those of connections, which a reload may
+    change; None: the defaults. A request's headers may take `headers_s`. Leaving stops accepting, gives running
+    handlers `shutdown_timeout_s`, then cancels them. Raises `StartupError` for an address that cannot be had.
     """
-    runner = Runner(app, shutdown_timeout=shutdown_timeout_s, logger=_protocol_log, keepalive_timeout=KEEPALIVE_S)
+    bounds = Bounds(limits or partial(limits_of, Server()), headers_s)
+    runner = Runner(
+        app, bounds, shutdown_timeout=shutdown_timeout_s, logger=_protocol_log, keepalive_timeout=KEEPALIVE_S
+    )
     with ExitStack() as unix_sockets:
         await runner.setup()
         try:

@@ -217,6 +217,8 @@ class _Api:
     ) -> Outgoing:
         """A checked request as a worker gets it. `large` has it rewritten in a thread."""
         caller = identify(request, self._config().server.client_header)
+        if (holder := request.get(HOLDER)) is not None:
+            holder.refuse_structured(asked.fields)
         make = partial(self._for_model, request, caller, large=large, translate=translate)
         return await first_outgoing(self._door, asked, make)
 

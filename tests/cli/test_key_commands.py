@@ -33,7 +33,8 @@ def test_entries_are_appended_to_a_file_that_stays_valid(tmp_path: Path, capsys:
     first = capsys.readouterr().out.strip()
     assert KEY.fullmatch(first)
     path.write_text(path.read_text().rstrip("\n"))
-    limits = ["--priority", "-5", "--weight", "0.5", "--per-user", "--expires", "2027-01-31"]
+    limits = ["--priority", "-5", "--weight", "0.5", "--per-user", "--no-structured"]
+    limits += ["--expires", "2027-01-31"]
     assert main(["key", "new", "b", "-o", str(path), *limits]) == 0
     second = capsys.readouterr().out.strip()
     keys = load_keys(path).by_digest
@@ -42,6 +43,7 @@ def test_entries_are_appended_to_a_file_that_stays_valid(tmp_path: Path, capsys:
     assert (one.requests_per_minute, one.tokens_per_minute) == (60, 9000)
     assert (two.name, two.priority, two.weight, str(two.expires)) == ("b", -5, 0.5, "2027-01-31")
     assert two.per_user
+    assert (one.structured, two.structured) == (True, False)
     assert first not in path.read_text()
     assert not stat.S_IMODE(path.stat().st_mode) & 0o022
 

@@ -59,8 +59,8 @@ def test_what_cannot_be_meant_is_refused_with_its_key(text, key, what, backends)
 def test_an_entry_says_what_a_key_may():
     (key,) = keys_of(
         f"webui:\n  hash: {HASH}\n  scopes: [inference, metrics]\n  models: [qwen]\n  priority: -3\n  weight: 2.5\n"
-        "  per_user: true\n  max_requests: 4\n  requests_per_minute: 60\n  tokens_per_minute: 1000\n"
-        "  expires: 2027-01-31\n"
+        "  per_user: true\n  structured: false\n  max_requests: 4\n  requests_per_minute: 60\n"
+        "  tokens_per_minute: 1000\n  expires: 2027-01-31\n"
     )
     assert key == ApiKey(
         name="webui",
@@ -70,6 +70,7 @@ def test_an_entry_says_what_a_key_may():
         priority=-3,
         weight=2.5,
         per_user=True,
+        structured=False,
         max_requests=4,
         requests_per_minute=60,
         tokens_per_minute=1000,

@@ -217,6 +217,55 @@ async def test_the_scheduler_hears_the_keys_name_class_and_share(tmp_path: Path)
         ]
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+CONSTRAINED: list[tuple[str, dict[str, object], str]] = [
+    (CHAT, chat_body(grammar='root ::= "a"'), "grammar"),
+    (CHAT, chat_body(json_schema=SCHEMA), "json_schema"),
+    (CHAT, chat_body(guided_regex="(a+)+b"), "guided_regex"),
+    (CHAT, chat_body(response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}}), "response_format"),
+    (CHAT, chat_body(response_format={"type": "json_object", "schema": SCHEMA}), "response_format"),
+    (CHAT, chat_body(tools=[TOOL], tool_choice="required"), "tool_choice"),
+    (CHAT, chat_body(tools=[{**TOOL, "function": {"name": "f", "strict": True}}]), "tools[0].function.strict"),
+    ("/v1/completions", {"model": "org/tiny", "prompt": "a", "grammar": 'root ::= "a"'}, "grammar"),
+    (
+        "/v1/responses",
+        {
+            "model": "org/tiny",
+            "input": "a",
+            "text": {"format": {**SCHEMA, "type": "json_schema", "name": "x", "schema": SCHEMA}},
+        },
+        "response_format",
+    ),
+    ("/api/chat", {"model": "org/tiny", "messages": [{"role": "user", "content": "a"}], "format": SCHEMA}, ""),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field"), CONSTRAINED)
+async def test_a_key_may_be_without_grammars_and_schemas_in_every_dialect(
+    path: str, body: dict[str, object], field: str
+) -> None:
+    door = ScriptedDoor(refusal=QueueFullError("got as far as the queue"))
+    async with house(door, keyring=ring(structured=False)) as home:
+        async with home.http.post(path, json=body, headers=bearer("own")) as response:
+            assert response.status == 403
+            error = (await response.json())["error"]
+            assert "structured" in str(error)
+            if field:
+                assert (error["param"], error["code"]) == (field, "structured_not_allowed")
+        assert door.tickets == []
+        async with home.http.post(path, json=body, headers=bearer("inference")) as response:
+            assert response.status == 429
+
+
+async def test_free_answers_and_tools_that_may_be_called_need_no_permission_for_grammars() -> None:
+    door = ScriptedDoor(refusal=QueueFullError("got as far as the queue"))
+    async with house(door, keyring=ring(structured=False)) as home:
+        for more in ({}, {"tools": [TOOL]}, {"response_format": {"type": "json_object"}}, {"grammar": ""}):
+            async with home.http.post(CHAT, json=chat_body(**more), headers=bearer("own")) as response:
+                assert response.status == 429, more
+
+
 async def test_limits_are_429_with_the_time_to_come_again_and_for_that_key_alone(tmp_path: Path) -> None:
     async def script(call: Call) -> None:
         await call.whole(b"{}")

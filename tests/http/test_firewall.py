@@ -242,17 +242,8 @@ async def test_paths_that_only_look_like_a_route_are_none() -> None:
             assert status(await raw(home, request("GET", path, "Host: localhost"))) == 404, path
 
 
-@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["first", "second"])
-async def test_headers_that_do_not_end_are_given_up(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "KEEPALIVE_S", 0.2)
-    loop = asyncio.get_running_loop()
-    async with house(ScriptedDoor()) as home:
-        for part in (b"", b"G", b"GET /health HTTP/1.1\r\nHost: local"):
-            began_s = loop.time()
-            answer = await raw(home, before, part)
-            assert answer == b"" or status(answer) == 200
-            assert loop.time() - began_s < 2
-        drips = [b"GET /health HTTP/1.1\r\n", *[b"X-A: b\r\n"] * 10]
-        began_s = loop.time()
-        await raw(home, before, *drips, pause_s=0.05)
-        assert loop.time() - began_s < 2
+    async with house(ScriptedDoor()) as home, asyncio.timeout(5):
+        assert await raw(home, b"") == b""
+        assert status(await raw(home, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"")) == 200
