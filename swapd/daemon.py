@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -40,9 +41,11 @@ from swapd.observe.metrics import Metrics
 from swapd.pool.devices import Machine, discover
 from swapd.pool.learned import FILE_NAME, Store
 from swapd.pool.pool import Pool
+from swapd.pool.rediscovery import Rediscovery
 from swapd.pool.status import Status
 from swapd.system import activation, directories, lock
 from swapd.system.notify import Notifier, watchdog_interval_s
+from swapd.system.sleep import SleepWatch
 
 log = structlog.get_logger()
 
@@ -141,6 +144,12 @@ class _Daemon:
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
         self._pool = Pool(backends, machine, store, sockets_dir, self._metrics, __version__)
+        self._rediscovery = Rediscovery(
+            machine,
+            partial(discover, backends),
+            SleepWatch(partial(time.clock_gettime, time.CLOCK_BOOTTIME), time.monotonic).slept_s,
+            self._pool.post,
+        )
         self._book = Book(
             ActivityStore(state_dir / ACTIVITY_FILE_NAME, lambda: self._config.activity, self._metrics.activity_dropped)
         )
@@ -174,6 +183,7 @@ class _Daemon:
                         around = [helpers.create_task(self._tell_status(), name="status line")]
                         around.append(helpers.create_task(self._reload_when_asked(), name="reload"))
                         around.append(helpers.create_task(self._book_counts(), name="activity"))
+                        around.append(helpers.create_task(self._rediscovery.run(), name="rediscovery"))
                         if self._watchdog_s is not None:
                             around.append(helpers.create_task(self._ping(self._watchdog_s), name="watchdog"))
                         if self._path is not None:

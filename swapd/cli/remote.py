@@ -224,6 +224,8 @@ def _device_line(device: DeviceStatus) -> str:
         parts.append(f"part of {device.shares}")
     if device.paused:
         parts.append(f"handed over until `swapd resume {device.name}`")
+    if device.lost:
+        parts.append("not found any more")
     return f"{device.name}: {', '.join(parts)}"
 
 

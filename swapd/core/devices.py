@@ -158,7 +158,7 @@ def _sample_every_s(ledger: Ledger, device: Device, watched: Collection[str]) ->
     name = device.spec.name
     if any(entry.device == name for entry in ledger.settling):
         return SAMPLE_EVERY_S * device.slowness
-    if not device.spec.metered or device.paused or ledger.closing:
+    if not device.spec.metered or device.is_closed or ledger.closing:
         return None
     if name in watched:
         return WATCH_EVERY_S * device.slowness

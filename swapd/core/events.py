@@ -154,6 +154,15 @@ class DevicesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesFound:
+    """The machine's devices were looked for again: those of the list that are there, by name."""
+
+    present: frozenset[str]
+    slept_s: float = 0.0
+    """How long the machine has slept just before, if it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadAsked:
     """A person wants this model loaded. Answered by `Answer` with the same `ask_id`."""
 
@@ -220,6 +229,7 @@ Event = (
     | MemorySampled
     | ModelsChanged
     | DevicesChanged
+    | DevicesFound
     | LoadAsked
     | UnloadAsked
     | KeepAliveAsked

@@ -115,7 +115,7 @@ class Ledger:
         return (*(device.others_bytes for device in self.devices.values()), self.limits)
 
     def open_room(self, model: Model) -> Room:
-        """What this model could have if every other left that may be asked to, and paused devices were given back."""
+        """What this model could have if every other left that may be asked to, and devices were given back."""
         return self._without_pinned(model, {name: one.within_others_bytes for name, one in self.devices.items()})
 
     def _without_pinned(self, model: Model, sizes: dict[str, int]) -> Room:

@@ -47,7 +47,7 @@ def yield_to_others(ledger: Ledger, now_s: float, effects: list[Effect]) -> None
     """When others take more than a device has to spare: send idle workers away, the cheapest that cover it."""
     for name, device in ledger.devices.items():
         spec = device.spec
-        if not spec.metered or device.paused:
+        if not spec.metered or device.is_closed:
             continue
         left_bytes = spec.total_bytes - device.others_bytes - int(spec.reserve_bytes * (1 - YIELDED_RESERVE))
         over = ledger.charged_bytes(name) - ledger.leaving_bytes(name) - left_bytes

@@ -207,12 +207,14 @@ class Device:
     #: Handed over to somebody: nothing is placed on it, and who is on it leaves.
     paused: bool = False
     pause_asks: list[Ask] = field(default_factory=list)
+    #: Not found when the devices were last looked for: nothing is placed on it, and what needs it waits.
+    lost: bool = False
     #: What was charged when the budget was cut below it; shrinks as workers leave, and never grows.
     tolerated_bytes: int = 0
 
     def is_fresh(self, now_s: float) -> bool:
         """Whether its sample is good enough to load something by. One that does not answer is not waited for."""
-        if not self.spec.metered or self.paused:
+        if not self.spec.metered or self.is_closed:
             return True
         if self.silent_since_s is not None and now_s - self.silent_since_s >= SAMPLE_PATIENCE_S * self.slowness:
             return True
@@ -231,7 +233,12 @@ class Device:
     @property
     def limit_bytes(self) -> int:
         """What swapd may take of it now."""
-        return 0 if self.paused else self.within_others_bytes
+        return 0 if self.is_closed else self.within_others_bytes
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing may be placed on it, however much there is."""
+        return self.paused or self.lost
 
 
 @dataclass(slots=True)

@@ -393,6 +393,9 @@ def why_waiting(ledger: Ledger, model: Model, now_s: float) -> str | None:
     if best is None:
         taken = {name: one.others_bytes for name, one in ledger.devices.items() if one.others_bytes}
         return f"waits for memory that other programs hold: {describe(taken)}"
+    lost = [name for name in looks_at(ledger, model) if name in ledger.devices and ledger.devices[name].lost]
+    if lost:
+        return f"waits for {' and '.join(lost)}, which this machine does not find any more"
     paused = [name for name in looks_at(ledger, model) if name in ledger.devices and ledger.devices[name].paused]
     if paused:
         return f"waits for {' and '.join(paused)}, handed over to others until it is resumed"

@@ -30,6 +30,7 @@ from swapd.core.scope import Seen
 from swapd.core.sleepers import dismiss_sleeper
 from swapd.core.spares import spare_exited, spares_changed
 from swapd.core.spec import ModelSpec
+from swapd.core.waking import devices_found
 from swapd.core.worker_events import (
     answer_unloads,
     sleeper_exited,
@@ -301,6 +302,7 @@ _HANDLERS: dict[type, Callable[[Ledger, Any, float, list[Effect]], None]] = {
     ev.MemorySampled: memory_sampled,
     ev.ModelsChanged: _models_changed,
     ev.DevicesChanged: devices_changed,
+    ev.DevicesFound: devices_found,
     ev.LoadAsked: _load_asked,
     ev.UnloadAsked: _unload_asked,
     ev.KeepAliveAsked: keep_alive_asked,

@@ -148,6 +148,10 @@ class _Snapshot(Collector):
             memory.add_metric((device.name, "free"), device.free_bytes)
             memory.add_metric((device.name, "others"), device.others_bytes)
         yield memory
+        lost = GaugeMetricFamily("swapd_device_lost", "1 for a device that is not found any more.", labels=("device",))
+        for device in status.devices:
+            lost.add_metric((device.name,), int(device.lost))
+        yield lost
 
 
 def _gauge(name: str, text: str, values: dict[tuple[str, ...], int], *labels: str) -> GaugeMetricFamily:

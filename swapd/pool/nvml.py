@@ -27,19 +27,24 @@ class NvidiaMemory:
 
 
 def cards(nvml: Any) -> tuple[NvidiaCard, ...]:
-    """Every NVIDIA GPU, in the order of NVML; none without a driver."""
-    found = []
+    """Every NVIDIA GPU that answers, in the order of NVML; none without a driver."""
     try:
         with _opened(nvml):
-            for index in range(nvml.nvmlDeviceGetCount()):
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-                pci = _address(nvml.nvmlDeviceGetPciInfo(handle).busId)
-                name = _text(nvml.nvmlDeviceGetName(handle))
-                found.append(NvidiaCard(pci, name, int(memory.total), int(memory.free)))
+            cards = [_card(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
     except nvml.NVMLError:
         return ()
-    return tuple(found)
+    return tuple(card for card in cards if card is not None)
+
+
+def _card(nvml: Any, index: int) -> NvidiaCard | None:
+    """None for one that has fallen off the bus: the others are there nevertheless."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        pci = _address(nvml.nvmlDeviceGetPciInfo(handle).busId)
+        return NvidiaCard(pci, _text(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free))
+    except nvml.NVMLError:
+        return None
 
 
 def read(nvml: Any, pci: str) -> NvidiaMemory | None:

@@ -97,6 +97,7 @@ def snapshot(
                 description=machine[name].description if name in machine else "",
                 others_bytes=device.others_bytes,
                 paused=device.paused,
+                lost=device.lost,
                 spare_bytes=ledger.spare_bytes if name == RAM else 0,
                 shares=device.spec.shares,
             )

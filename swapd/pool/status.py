@@ -26,6 +26,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What other programs hold of it, as far as its driver tells."""
     paused: bool = False
     """Handed over to others: nothing is placed on it until it is resumed."""
+    lost: bool = False
+    """Not found when the machine's devices were last looked for: what needs it waits until it is back."""
     spare_bytes: int = 0
     """Of what is reserved, that of processes that wait for the next load. No load has to wait for these bytes."""
     shares: str | None = None

@@ -176,8 +176,11 @@ def one_history(seed: int, models_for: ModelsFor = random_models) -> Simulation:
 
 
 ACTIONS = (
-    ["arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others", "pause", "resume", "keep"],
-    [50, 12, 10, 3, 3, 3, 4, 1, 4, 1, 2, 4],
+    [
+        *("arrive", "burst", "cancel", "crash", "load", "unload", "reload", "budget", "others"),
+        *("pause", "resume", "keep", "find"),
+    ],
+    [50, 12, 10, 3, 3, 3, 4, 1, 4, 1, 2, 4, 2],
 )
 """What happens, and how often."""
 
@@ -226,6 +229,10 @@ def act(
         case "resume":
             asks.append(f"a{number}")
             simulation.post(ev.ResumeAsked(asks[-1], rng.choice(devices).name))
+        case "find":
+            # A GPU that is lost comes back sooner or later.
+            present = frozenset(spec.name for spec in devices if rng.random() < 0.7)
+            simulation.post(ev.DevicesFound(present, rng.choice([0.0, 3600.0])))
         case "keep":
             keep_alive_s = rng.choice([0.0, 1.0, 20.0, inf])
             if rng.random() < 0.5:
@@ -308,6 +315,8 @@ def test_the_histories_reach_every_kind_of_end() -> None:
         beside |= simulation.beside
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
     assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
+    assert {"woke", "device_lost", "device_found"} <= told
+    assert {"woke", "device_lost"} <= left
     assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
     assert beside == {"a replica", "its pages"}
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout", "given_up"} <= outcomes

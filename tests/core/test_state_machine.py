@@ -145,6 +145,10 @@ class Histories(RuleBasedStateMachine):
         self.asks[ask_id] = False
         self.post(ev.PauseAsked(ask_id, name) if pause else ev.ResumeAsked(ask_id, name))
 
+    @rule(present=st.sets(st.sampled_from(["CUDA0", "CUDA1", "RAM"])), slept_s=st.sampled_from([0.0, 60.0]))
+    def find(self, present: set[str], slept_s: float) -> None:
+        self.post(ev.DevicesFound(frozenset(present), slept_s))
+
     @rule(name=names, load=st.booleans())
     def ask(self, name: str, load: bool) -> None:
         ask_id = self.fresh("a")
@@ -197,6 +201,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Quiet: no more faults and no more arrivals. All that waits is served or told why not, in bounded time."""
         self.post(ev.DevicesChanged(DEVICES))
+        self.post(ev.DevicesFound(frozenset(spec.name for spec in DEVICES)))
         for spec in DEVICES:
             self.hand_over(spec.name, False)
         ledger = self.stepper.ledger

@@ -19,6 +19,7 @@ LABELS = {
     "unloads_total": {"model", "reason"},
     "worker_state": {"model", "state"},
     "device_memory_bytes": {"device", "kind"},
+    "device_lost": {"device"},
     "footprint_bytes": {"model", "device", "kind"},
     "config_reloads_total": {"outcome"},
     "activity_dropped_rows_total": set(),

@@ -1,0 +1,53 @@
+"""A machine that has slept, and GPUs that are gone or come back: which workers leave, and what waits for what.
+
+What a process has on a GPU may be dead after a suspend, and nothing shows it until it computes. An idle worker there is
+no loss, so it leaves and is loaded anew when it is wanted. A busy one is held to its deadlines, like any that hangs. A
+GPU that is not found again keeps its models waiting, as one that was handed over does: what was meant to run on it is
+never run in RAM instead.
+"""
+
+from __future__ import annotations
+
+from swapd.core.departures import leave
+from swapd.core.effects import Effect, Tell
+from swapd.core.events import DevicesFound
+from swapd.core.ledger import Ledger
+from swapd.core.lifecycle import WorkerState
+from swapd.core.records import Departure, Worker
+from swapd.core.spec import RAM
+
+
+def devices_found(ledger: Ledger, event: DevicesFound, now_s: float, effects: list[Effect]) -> None:
+    """The machine's devices were looked for again, perhaps because it has slept."""
+    if event.slept_s:
+        effects.append(Tell("woke", None, f"the machine slept for {event.slept_s:.0f} s; its devices were looked for"))
+    for name, device in ledger.devices.items():
+        lost = name != RAM and name not in event.present
+        if lost and not device.lost:
+            message = f"{name} is not found any more; models that need it wait until it is back"
+            effects.append(Tell("device_lost", None, message))
+        elif device.lost and not lost:
+            effects.append(Tell("device_found", None, f"{name} is back"))
+        device.lost = lost
+    for worker in list(ledger.workers.values()):
+        if worker.departure is None or worker.departure.deadline_s is None:
+            _judge(ledger, worker, now_s, effects, slept=bool(event.slept_s))
+
+
+def _judge(ledger: Ledger, worker: Worker, now_s: float, effects: list[Effect], *, slept: bool) -> None:
+    gpus = [name for name, size_bytes in worker.placement.device_bytes.items() if name != RAM and size_bytes]
+    gone = [name for name in gpus if ledger.devices[name].lost]
+    if gone:
+        why, departure = (
+            f"{' and '.join(gone)} is gone",
+            Departure("device_lost", deadline_s=now_s + worker.spec.drain_s),
+        )
+    elif slept and gpus and worker.state is WorkerState.READY and not worker.running:
+        why, departure = (
+            f"what it had on {' and '.join(gpus)} may not have outlived the machine's sleep",
+            Departure("woke"),
+        )
+    else:
+        return
+    effects.append(Tell("unloading", worker.model_id, f"{worker.model_id!r} leaves: {why}"))
+    leave(ledger, worker, departure, now_s, effects)
