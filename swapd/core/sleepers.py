@@ -45,7 +45,7 @@ def may_sleep(ledger: Ledger, worker: Worker, departure: Departure) -> bool:
     for name, device in ledger.devices.items():
         placed = worker.placement.device_bytes.get(name, 0)
         free = ledger.free_bytes(name)
-        if (device.paused and placed) or free < max(0, held.get(name, 0) - placed):
+        if (device.is_closed and placed) or free < max(0, held.get(name, 0) - placed):
             return False
         coming = free + ledger.leaving_bytes(name) + (0 if worker.state in LEAVING_STATES else placed)
         own = min(kept.held_bytes.get(name, 0), kept.placed_bytes(name)) if (kept := _asleep(ledger, waiter)) else 0
@@ -193,7 +193,7 @@ def has_sleeper(ledger: Ledger, model_id: str) -> bool:
 
 
 def end_unwanted(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    """Stop sleepers that nobody will wake: of other settings, of paused devices, idle ones, and at the end all."""
+    """Stop sleepers that nobody will wake: of other settings, of closed devices, idle ones, and at the end all."""
     for sleeper in list(ledger.sleepers.values()):
         why = _why_unwanted(ledger, sleeper, now_s)
         if sleeper.state is SleeperState.ASLEEP and why is not None:
@@ -206,10 +206,10 @@ def _why_unwanted(ledger: Ledger, sleeper: Sleeper, now_s: float) -> str | None:
         return "swapd is shutting down"
     if model is None or sleeper.is_unwanted or model.spec.launch_key != sleeper.spec.launch_key:
         return "it is not wanted back"
-    paused = [name for name in sleeper.placement.device_bytes if sleeper.placed_bytes(name)]
-    paused = [name for name in paused if ledger.devices[name].paused]
-    if paused:
-        return f"{' and '.join(paused)} is handed over"
+    closed = [name for name in sleeper.placement.device_bytes if sleeper.placed_bytes(name)]
+    closed = [name for name in closed if ledger.devices[name].is_closed]
+    if closed:
+        return f"{' and '.join(closed)} is {'gone' if ledger.devices[closed[0]].lost else 'handed over'}"
     if now_s >= _idle_until_s(ledger, sleeper):
         return f"it has slept for {now_s - sleeper.since_s:g} s"
     return None

@@ -1,9 +1,9 @@
 """A machine that has slept, and GPUs that are gone or come back: which workers leave, and what waits for what.
 
 What a process has on a GPU may be dead after a suspend, and nothing shows it until it computes. An idle worker there is
-no loss, so it leaves and is loaded anew when it is wanted. A busy one is held to its deadlines, like any that hangs. A
-GPU that is not found again keeps its models waiting, as one that was handed over does: what was meant to run on it is
-never run in RAM instead.
+no loss, so it leaves and is loaded anew when it is wanted, and one that sleeps in place of leaving ends. A busy one is
+held to its deadlines, like any that hangs. A GPU that is not found again keeps its models waiting, as one that was
+handed over does: what was meant to run on it is never run in RAM instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from swapd.core.spec import RAM
 def devices_found(ledger: Ledger, event: DevicesFound, now_s: float, effects: list[Effect]) -> None:
     """The machine's devices were looked for again, perhaps because it has slept."""
     if event.slept_s:
-        effects.append(Tell("woke", None, f"the machine slept for {event.slept_s:.0f} s; its devices were looked for"))
+        effects.append(
+            Tell("machine_slept", None, f"the machine slept for {event.slept_s:.0f} s; its devices were looked for")
+        )
     for name, device in ledger.devices.items():
         lost = name != RAM and name not in event.present
         if lost and not device.lost:
@@ -29,6 +31,9 @@ def devices_found(ledger: Ledger, event: DevicesFound, now_s: float, effects: li
         elif device.lost and not lost:
             effects.append(Tell("device_found", None, f"{name} is back"))
         device.lost = lost
+    for sleeper in ledger.sleepers.values() if event.slept_s else ():
+        if any(name != RAM and sleeper.placed_bytes(name) for name in sleeper.placement.device_bytes):
+            sleeper.is_unwanted = True
     for worker in list(ledger.workers.values()):
         if worker.departure is None or worker.departure.deadline_s is None:
             _judge(ledger, worker, now_s, effects, slept=bool(event.slept_s))
@@ -45,7 +50,7 @@ def _judge(ledger: Ledger, worker: Worker, now_s: float, effects: list[Effect], 
     elif slept and gpus and worker.state is WorkerState.READY and not worker.running:
         why, departure = (
             f"what it had on {' and '.join(gpus)} may not have outlived the machine's sleep",
-            Departure("woke"),
+            Departure("machine_slept"),
         )
     else:
         return

@@ -29,9 +29,9 @@ def test_after_a_sleep_idle_workers_on_gpus_leave_and_are_loaded_anew_when_they_
     stepper.load("x")
     stepper.load("cpu")
     effects = find(stepper, slept_s=3600.0)
-    assert told(effects) == ["woke", "unloading"]
+    assert told(effects) == ["machine_slept", "unloading"]
     assert stepper.states() == {"x": ["stopping"], "cpu": ["ready"]}
-    assert only(ReportDeparture, stepper.exit("x")) == [ReportDeparture("x", "woke", evicted=False)]
+    assert only(ReportDeparture, stepper.exit("x")) == [ReportDeparture("x", "machine_slept", evicted=False)]
     assert len(only(Launch, stepper.arrive("1", "x") + stepper.wait(20.0))) == 1
 
 

@@ -315,8 +315,8 @@ def test_the_histories_reach_every_kind_of_end() -> None:
         beside |= simulation.beside
     assert {"evicting", "loaded", "unloading", "load_failed", "worker_lost", "memory_late", "reprieved"} <= told
     assert {"portable_retry", "memory_retry", "drain_cut", "paused", "resumed"} <= told
-    assert {"woke", "device_lost", "device_found"} <= told
-    assert {"woke", "device_lost"} <= left
+    assert {"machine_slept", "device_lost", "device_found"} <= told
+    assert {"machine_slept", "device_lost"} <= left
     assert {"pressure", "paused", "budget", "idle", "turn_over", "max_wait", "surplus"} <= left
     assert beside == {"a replica", "its pages"}
     assert {"finished", "broken", "cancelled", "load_failed", "does_not_fit", "queue_timeout", "given_up"} <= outcomes

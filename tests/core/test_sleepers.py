@@ -187,6 +187,13 @@ def test_a_sleeper_ends_with_its_settings_its_device_its_time_and_at_the_shutdow
         assert [one.ask_id for one in only(ef.Answer, effects)] == (["u"] if end is unloaded else [])
 
 
+def test_a_sleeper_ends_when_the_machine_has_slept_or_its_gpu_is_gone() -> None:
+    for found in (ev.DevicesFound(frozenset({"CUDA0", "RAM"}), 60.0), ev.DevicesFound(frozenset({"RAM"}))):
+        stepper = machine(sleepy("a"), sleepy("b"))
+        asleep(stepper)
+        assert [one.sleeper_id for one in only(ef.StopSleeper, stepper.post(found))] == [1]
+
+
 def test_one_that_is_unloaded_while_it_falls_asleep_ends_as_soon_as_it_sleeps() -> None:
     stepper = machine(sleepy("a"), sleepy("b"))
     stop = evicted(stepper, "a", "b")

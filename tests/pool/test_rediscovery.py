@@ -98,7 +98,7 @@ async def test_idle_workers_leave_after_a_sleep_and_a_lost_gpus_requests_wait_un
         await pool.load("x")
         on = next(iter(set(pool.status().models[0].workers[0].reserved_bytes) - {"RAM"}))
         await looking.look(60.0)
-        await until_left(pool, counts, ("x", "woke", False))
+        await until_left(pool, counts, ("x", "machine_slept", False))
         await pool.load("x")
         for gpu in box.gpus:
             gpu.lost = True
@@ -115,7 +115,7 @@ async def test_idle_workers_leave_after_a_sleep_and_a_lost_gpus_requests_wait_un
         assert on in pool.status().models[0].workers[0].reserved_bytes
         kinds = await told(pool, until="loaded")
         assert kinds.count("device_lost") == kinds.count("device_found") == 2
-        assert kinds.count("woke") == 1
+        assert kinds.count("machine_slept") == 1
 
 
 async def told(pool: Pool, until: str) -> list[str]:
