@@ -52,6 +52,8 @@ class UrlAddress:
     """Goes before the path of every request; empty, or `/` and what follows without one at the end."""
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Sent with every request, such as Authorization: may be secret."""
+    takes_traces: bool = False
+    """Whether it may learn to which traces of clients the requests belong."""
 
     @property
     def authority(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -59,6 +60,8 @@ class RemoteSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=
     connect_timeout: Annotated[float, msgspec.Meta(ge=0.1, le=300, extra={"unit": "seconds"})] = 5.0
     first_token_timeout: Duration = FIRST_TOKEN_TIMEOUT_S
     """Without a byte, while an answer has not begun; after that `stall_timeout` counts."""
+    traceparent: bool = False
+    """Whether the server gets the headers `traceparent` and `tracestate`, by which its spans join a client's trace."""
     chat: bool = True
     completions: bool = True
     embeddings: bool = False
@@ -83,7 +86,8 @@ class RemoteSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=
         tls = Tls(self.verify_tls, self.ca_file) if is_safe else None
         # What SDKs call the base URL ends with the /v1 that every path here begins with.
         base_path = parts.path.rstrip("/").removesuffix("/v1")
-        return UrlAddress(parts.hostname or "", parts.port or (443 if is_safe else 80), tls, base_path)
+        port = parts.port or (443 if is_safe else 80)
+        return UrlAddress(parts.hostname or "", port, tls, base_path, takes_traces=self.traceparent)
 
 
 class RemoteBackend(PlainBackend):
@@ -123,7 +127,7 @@ class RemoteBackend(PlainBackend):
         key = _key(settings)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         at = settings.address
-        address = UrlAddress(at.host, at.port, at.tls, at.base_path, MappingProxyType(headers))
+        address = replace(at, headers=MappingProxyType(headers))
         return Peer(address, None if settings.health == "none" else settings.health, settings.connect_timeout)
 
     def launch(self, settings: RemoteSettings, order: LaunchOrder) -> LaunchSpec:

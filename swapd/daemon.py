@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -40,12 +41,16 @@ from swapd.observe import logs
 from swapd.observe.metrics import Metrics
 from swapd.pool.devices import Machine, discover
 from swapd.pool.learned import FILE_NAME, Store
+from swapd.pool.listener import Listener, Listeners
 from swapd.pool.pool import Pool
 from swapd.pool.rediscovery import Rediscovery
 from swapd.pool.status import Status
 from swapd.system import activation, directories, lock
 from swapd.system.notify import Notifier, watchdog_interval_s
 from swapd.system.sleep import SleepWatch
+
+if TYPE_CHECKING:
+    from swapd.observe.otlp import OtlpTraces
 
 log = structlog.get_logger()
 
@@ -143,26 +148,35 @@ class _Daemon:
         self._notifier = Notifier.take_from(os.environ)
         self._watchdog_s = watchdog_interval_s(os.environ, os.getpid())
         self._metrics = Metrics()
-        self._pool = Pool(backends, machine, store, sockets_dir, self._metrics, __version__)
+        self._traces = _traces(config.server.otlp_endpoint)
+        listeners: list[Listener] = [self._metrics] if self._traces is None else [self._metrics, self._traces]
+        self._pool = Pool(backends, machine, store, sockets_dir, Listeners(listeners), __version__)
         self._rediscovery = Rediscovery(
             machine,
             partial(discover, backends),
             SleepWatch(partial(time.clock_gettime, time.CLOCK_BOOTTIME), time.monotonic).slept_s,
             self._pool.post,
         )
-        self._book = Book(
-            ActivityStore(state_dir / ACTIVITY_FILE_NAME, lambda: self._config.activity, self._metrics.activity_dropped)
+        activity = ActivityStore(
+            state_dir / ACTIVITY_FILE_NAME, lambda: self._config.activity, self._metrics.activity_dropped
         )
+        self._book = Book(activity) if self._traces is None else Book(activity, kept=self._traces.kept)
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
     async def main(self) -> int:
         """Serve until a signal, drain, and return the exit code."""
-        with self._book:
+        with ExitStack() as kept:
+            if self._traces is not None:
+                # After the book, whose last rows it is told of.
+                kept.callback(self._traces.close)
+            kept.enter_context(self._book)
             return await self._serve()
 
     async def _serve(self) -> int:
-        app = make_app(self._pool, self._pool.config, self._metrics, self._book, keyring=self._keyring)
+        app = make_app(
+            self._pool, self._pool.config, self._metrics, self._book, keyring=self._keyring, traces=self._traces
+        )
         sockets = activation.take_sockets(os.environ, os.getpid())
         server = self._config.server
         refuse_exposure(
@@ -335,6 +349,17 @@ class _Daemon:
 
     def _status_line(self) -> str:
         return status_line(self._pool.status())
+
+
+def _traces(endpoint: str | None) -> OtlpTraces | None:
+    """Raises `StartupError` where OpenTelemetry is not installed."""
+    if endpoint is None:
+        return None
+    try:
+        from swapd.observe.otlp import OtlpTraces
+    except ImportError as error:
+        raise StartupError(f"server.otlp_endpoint needs OpenTelemetry ({error}): pip install 'swapd[otel]'") from error
+    return OtlpTraces(endpoint, __version__)
 
 
 def status_line(status: Status) -> str:

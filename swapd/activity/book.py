@@ -34,10 +34,16 @@ class Counts:
 
 
 class Book:
-    """Closes its store when it is left."""
+    """Closes its store when it is left. `kept` hears of each row once nothing more will be known of it."""
 
-    def __init__(self, store: Store, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now_s: Callable[[], float] = time.monotonic,
+        kept: Callable[[Row], None] = lambda _row: None,
+    ) -> None:
         self._store = store
+        self._kept = kept
         self._now_s = now_s
         self._under_way: dict[str, Counts | None] = {}
         self._uncounted: OrderedDict[str, tuple[float, Row]] = OrderedDict()
@@ -49,7 +55,7 @@ class Book:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for _, row in self._uncounted.values():
-            self._store.write(row)
+            self._keep(row)
         self._uncounted.clear()
         self._store.close()
 
@@ -64,20 +70,24 @@ class Book:
         if row is None:
             return
         if counts is not None or not ran:
-            self._store.write(_counted(row, counts))
+            self._keep(_counted(row, counts))
             return
         earlier = self._uncounted.pop(request_id, None)
         if earlier is not None:
-            self._store.write(earlier[1])
+            self._keep(earlier[1])
         self._uncounted[request_id] = (self._now_s(), row)
 
     def counted(self, request_id: str, counts: Counts) -> None:
         """A request's tokens, before or after its end."""
         held = self._uncounted.pop(request_id, None)
         if held is not None:
-            self._store.write(_counted(held[1], counts))
+            self._keep(_counted(held[1], counts))
         elif request_id in self._under_way:
             self._under_way[request_id] = counts
+
+    def _keep(self, row: Row) -> None:
+        self._store.write(row)
+        self._kept(row)
 
     async def newest(self, limit: int) -> Activity:
         """The newest rows. Raises `ActivityUnavailableError`."""
@@ -96,7 +106,7 @@ class Book:
             if ended_s > latest_s and len(self._uncounted) < MAX_UNCOUNTED:
                 return
             self._uncounted.popitem(last=False)
-            self._store.write(row)
+            self._keep(row)
 
 
 def _counted(row: Row, counts: Counts | None) -> Row:

@@ -15,6 +15,7 @@ DAEMON_RESTART_KEYS = (
     "server.listen",
     "server.keys",
     "server.open_to_network",
+    "server.otlp_endpoint",
     "server.state_dir",
     "server.runtime_dir",
 )

@@ -43,6 +43,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """The request header that names the client behind a user interface or a proxy."""
     drain_s: float = 30.0
     """How long running streams may go on after SIGTERM, or after a reload changed their model."""
+    otlp_endpoint: str | None = None
+    """Where spans of requests are sent by OTLP over HTTP, without the path `/v1/traces`; None: there are none."""
     warm_spare: bool = True
     """Whether a worker process without a model is kept ready for the next load, of backends that can."""
     log_level: LogLevel = "info"

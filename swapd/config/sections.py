@@ -41,6 +41,9 @@ MAX_BUDGET_BYTES = 64 * 2**40
 MIN_BUDGET_BYTES = 2**20
 """A smaller budget than this, other than 0, is a size that lost its unit."""
 
+_ENDPOINT = re.compile(
+    r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", re.ASCII
+)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 """RFC 9110, section 5.6.2."""
 
@@ -68,6 +71,15 @@ def _header(place: Place, _problems: Problems) -> str | None:
     text = text_at(place, "the name of a request header, such as X-OpenWebUI-User-Id, or null")
     if not _HEADER_NAME.fullmatch(text):
         raise Trouble("is no name that a request header can have; write one such as X-OpenWebUI-User-Id")
+    return text
+
+
+def _endpoint(place: Place, _problems: Problems) -> str | None:
+    if isinstance(place.node, Scalar) and place.node.is_null:
+        return None
+    text = text_at(place, "the address of a collector, such as http://127.0.0.1:4318, or null")
+    if not _ENDPOINT.fullmatch(text):
+        raise Trouble("is no address of a collector; write http://HOST:PORT or https://HOST, perhaps with a path")
     return text
 
 
@@ -123,6 +135,7 @@ def server_keys(base_dir: Path) -> Mapping[str, Key]:
         "max_connections_per_address": Key("max_connections_per_address", integer(1, 100_000)),
         "client_header": Key("client_header", _header),
         "drain": Key("drain_s", time(0, DAY_S)),
+        "otlp_endpoint": Key("otlp_endpoint", _endpoint),
         "warm_spare": Key("warm_spare", read_bool),
         "log_level": Key("log_level", one_of(get_args(LogLevel))),
         "state_dir": Key("state_dir", directory(base_dir)),

@@ -33,6 +33,7 @@ from swapd.http.limits import choose_request_id
 from swapd.http.record import RECORD, Record
 from swapd.http.stream import WRITE_DEADLINE_S, client_gone, drop_client
 from swapd.observe.metrics import Metrics
+from swapd.observe.traces import Traces, trace_of
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,9 @@ def error_response(request: web.Request, error: SwapdError) -> web.Response:
     return response
 
 
-def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEADLINE_S) -> Middleware:
+def framing(
+    metrics: Metrics, book: Book, traces: Traces | None = None, *, write_deadline_s: float = WRITE_DEADLINE_S
+) -> Middleware:
     """The outermost middleware: see the module."""
     active: set[str] = set()
 
@@ -75,6 +78,9 @@ def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEA
     async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = choose_request_id(request.headers.get(REQUEST_ID_HEADER), active)
         record = request[RECORD] = Record(request_id=request_id, endpoint=_endpoint(request))
+        record.trace_headers = (
+            trace_of(request.headers) if traces is None else traces.began(request_id, request.headers)
+        )
         code = None
         active.add(request_id)
         book.began(request_id)
@@ -89,7 +95,10 @@ def framing(metrics: Metrics, book: Book, *, write_deadline_s: float = WRITE_DEA
                     code = _CLIENT_CLOSED if record.whole is None else record.broken or record.whole
                 active.discard(request_id)
                 metrics.request_ended(record.model_id, record.endpoint, code)
-                book.ended(request_id, _row(record, code), ran=record.granted)
+                row = _row(record, code)
+                if traces is not None:
+                    traces.ended(request_id, record.endpoint, code, has_row=row is not None)
+                book.ended(request_id, row, ran=record.granted)
                 _log_access(request, record, code)
 
     return frame

@@ -7,9 +7,9 @@ worker for a second request (a worker that misframes one answer must not spoil t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -46,7 +46,6 @@ TRANSLATED_BYTES = 64 * 1024 * 1024
 """A larger answer is not translated: it must be read whole for that."""
 
 _ERROR_BODY_BYTES = 64 * 1024
-_REQUEST_HEADERS = ("traceparent", "tracestate")
 _RESPONSE_HEADERS = ("content-type", "content-length", "retry-after")
 
 
@@ -74,7 +73,6 @@ class Outgoing:
     stream: bool
     loading_text: bool = False
     """Of a streamed chat: tell it how far its model is while it waits, as reasoning."""
-    headers: Mapping[str, str] = field(default_factory=dict)
     translate: Callable[[], Translation] | None = None
     """Makes what turns the answer into the client's dialect; None where that is OpenAI's."""
     within_s: float | None = None
@@ -153,7 +151,7 @@ class Exchange:
         self._foreign = None if lease.reports_usage else self._new_foreign(lease)
         try:
             with ending_when_lost(lease, self._bounds.why_lost_s) as bound:
-                async with bound, _post(lease, self.outgoing, self._foreign, self._bounds.connect_s) as upstream:
+                async with bound, self._post(lease) as upstream:
                     return await self._relay(upstream)
         except UpstreamSilentError as exc:
             assert self._foreign is not None, "only servers elsewhere have a bound"
@@ -167,6 +165,21 @@ class Exchange:
         finally:
             if self._foreign is not None:
                 self._foreign.close()
+
+    def _post(self, lease: Lease) -> AbstractAsyncContextManager[Upstream]:
+        """One request on a connection of its own. Leaving closes it, which is what frees the worker's sequence."""
+        headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "X-Request-Id": lease.request_id,
+            **self.record.traces_for(lease.address),
+        }
+        outgoing, patience = self.outgoing, lease.patience
+        body = outgoing.body if self._foreign is None else self._foreign.request
+        if patience is None:
+            return post(lease.address, outgoing.path, headers, body, connect_s=self._bounds.connect_s)
+        bounds = {"connect_s": patience.connect_s, "silence_s": patience.first_token_s}
+        return post(lease.address, outgoing.path, headers, body, **bounds)
 
     def _new_foreign(self, lease: Lease) -> ForeignAnswer:
         outgoing = self.outgoing
@@ -322,23 +335,6 @@ def ending_when_lost(lease: Lease, grace_s: float) -> Iterator[asyncio.Timeout]:
     finally:
         left = True
         lease.lost.remove_done_callback(start)
-
-
-def _post(
-    lease: Lease, outgoing: Outgoing, foreign: ForeignAnswer | None, connect_s: float
-) -> AbstractAsyncContextManager[Upstream]:
-    """One request on a connection of its own. Leaving closes it at once, which is what frees the worker's sequence."""
-    headers = {
-        "Content-Type": "application/json",
-        "Accept-Encoding": "identity",
-        "X-Request-Id": lease.request_id,
-        **{name: value for name, value in outgoing.headers.items() if name.lower() in _REQUEST_HEADERS},
-    }
-    body, patience = outgoing.body if foreign is None else foreign.request, lease.patience
-    if patience is None:
-        return post(lease.address, outgoing.path, headers, body, connect_s=connect_s)
-    bounds = {"connect_s": patience.connect_s, "silence_s": patience.first_token_s}
-    return post(lease.address, outgoing.path, headers, body, **bounds)
 
 
 async def _read_to_end(upstream: Upstream, deadline_s: float) -> None:

@@ -20,6 +20,7 @@ from swapd.errors import SwapdError, WorkerLostError
 from swapd.http.exchange import Bounds, ending_when_lost
 from swapd.http.record import Record
 from swapd.http.stream import ClientStream, drop_client
+from swapd.observe.traces import TRACE_HEADERS
 from swapd.pool.door import Door
 from swapd.pool.lease import Address, Lease, TcpAddress, Ticket, UnixAddress, UrlAddress
 from swapd.pool.tls import client_context
@@ -33,7 +34,7 @@ _HOP_BY_HOP = frozenset((
 """RFC 9110, section 7.6.1: they speak of one connection."""
 _NOT_SENT = _HOP_BY_HOP | {
     "host", "expect", "content-length", "x-request-id", "authorization", "cookie", "x-api-key", "api-key",
-    "x-goog-api-key",
+    "x-goog-api-key", *TRACE_HEADERS,
 }  # fmt: skip
 _NOT_RETURNED = _HOP_BY_HOP | {"set-cookie", "x-request-id", "server", "date"}
 _CROSS_ORIGIN = "access-control-"
@@ -54,7 +55,7 @@ class Outbound:
 
 
 def headers_to_worker(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """A client's headers without those of its connection and without credentials."""
+    """A client's headers without those of its connection, credentials, and its trace's, which the record has."""
     named = {name.strip().lower() for name in headers.get(hdrs.CONNECTION, "").split(",")}
     passed = ((name, value) for name, value in headers.items() if name.lower() not in _NOT_SENT | named)
     return CIMultiDict((name, value) for name, value in passed if not name.lower().startswith("sec-websocket-"))
@@ -130,6 +131,7 @@ class Passing:
     ) -> web.StreamResponse:
         headers = CIMultiDict(outbound.headers)
         headers["X-Request-Id"] = lease.request_id
+        headers.update(record.traces_for(lease.address))
         if outbound.body_bytes is not None:
             headers[hdrs.CONTENT_LENGTH] = str(outbound.body_bytes)
         try:

@@ -6,11 +6,12 @@ Must never hold a prompt or a key.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from swapd.pool.lease import Place
+from swapd.pool.lease import Address, Place, UrlAddress
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class Record:
 
     request_id: str
     endpoint: str
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    """What a worker gets, so that its client's trace goes on there."""
     arrived_s: float = field(default_factory=time.monotonic)
     arrived_at: float = field(default_factory=time.time)
     """Unix time."""
@@ -39,6 +42,10 @@ class Record:
     """The status of a stream that went out to its end, whatever its client did then."""
     broken: int | None = None
     """The error's status when an answer broke after its own status was sent."""
+
+    def traces_for(self, address: Address) -> Mapping[str, str]:
+        """The headers of its trace that go there: none to a server elsewhere that is not configured for them."""
+        return {} if isinstance(address, UrlAddress) and not address.takes_traces else self.trace_headers
 
     def age_s(self) -> float:
         return time.monotonic() - self.arrived_s

@@ -42,6 +42,7 @@ from swapd.http.stream import ClientStream, keeping_alive
 from swapd.http.usage import UsageRoutes
 from swapd.observe.logs import escape_controls
 from swapd.observe.metrics import CONTENT_TYPE, Metrics
+from swapd.observe.traces import Traces
 from swapd.pool.door import Door
 from swapd.pool.lease import Ticket
 from swapd.pool.status import DeviceStatus, ModelStatus, Status, Unloaded
@@ -62,6 +63,7 @@ def make_app(
     book: Book,
     bounds: Bounds | None = None,
     keyring: Keyring | None = None,
+    traces: Traces | None = None,
 ) -> web.Application:
     """The daemon's HTTP application. `config` gives the current configuration, which a reload may replace.
 
@@ -72,7 +74,7 @@ def make_app(
     api = _Api(door, config, Relay(door, metrics, bounds), metrics)
     views = _LiveViews(bounds)
     control = _Admin(door, api.cancel, metrics, views)
-    frame = framing(metrics, book, write_deadline_s=bounds.write_deadline_s)
+    frame = framing(metrics, book, traces, write_deadline_s=bounds.write_deadline_s)
     app = web.Application(middlewares=[frame, firewall(lambda: config().server), guard(keyring)])
     app.on_response_prepare.append(add_headers)
     app.on_response_prepare.append(add_cors_headers)
@@ -257,7 +259,6 @@ class _Api:
             loading_text=model.loading_text
             and asked.endpoint is openai.Endpoint.CHAT_COMPLETIONS
             and translate is None,
-            headers=request.headers,
             translate=translate,
         )
 

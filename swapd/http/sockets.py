@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from swapd.errors import WorkerLostError
 from swapd.http.exchange import Bounds, ending_when_lost
 from swapd.http.passing import headers_to_worker, session_with, worker_url
-from swapd.http.record import Record
+from swapd.http.record import RECORD, Record
 from swapd.pool.door import Door
 from swapd.pool.lease import Lease, Ticket
 
@@ -108,6 +108,7 @@ class _Pair:
         headers = headers_to_worker(self._request.headers)
         headers.popall(hdrs.ORIGIN, None)
         headers["X-Request-Id"] = lease.request_id
+        headers.update(self._request[RECORD].traces_for(lease.address))
         self.there = await session.ws_connect(
             worker_url(lease.address, path),
             headers=headers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -17,3 +18,26 @@ class Listener(Protocol):
 
     def queue_left(self, model_id: str, waited_s: float) -> None:
         """A request was granted a place after waiting this long."""
+
+
+class Listeners:
+    """Several of them, each of which hears everything."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+
+    def load_ended(self, model_id: str, outcome: str, load_s: float) -> None:
+        for one in self._listeners:
+            one.load_ended(model_id, outcome, load_s)
+
+    def worker_left(self, model_id: str, reason: str, *, evicted: bool) -> None:
+        for one in self._listeners:
+            one.worker_left(model_id, reason, evicted=evicted)
+
+    def tokens_served(self, model_id: str, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> None:
+        for one in self._listeners:
+            one.tokens_served(model_id, prompt_tokens, cached_tokens, completion_tokens)
+
+    def queue_left(self, model_id: str, waited_s: float) -> None:
+        for one in self._listeners:
+            one.queue_left(model_id, waited_s)

@@ -97,6 +97,7 @@ def test_the_key_comes_from_a_file_and_goes_into_one_header(tmp_path: Path) -> N
     peer = RemoteBackend().peer(asked)
     assert dict(peer.address.headers) == {"Authorization": f"Bearer {KEY}"}
     assert peer.address.tls == Tls(ca_file=tmp_path / "ca")
+    assert (settings().address.takes_traces, settings(traceparent=True).address.takes_traces) == (False, True)
     assert peer.health_path == "/health"
     assert RemoteBackend().files(asked) == (tmp_path / "key", tmp_path / "ca")
     for shown in (repr(peer), str(peer.address), repr(asked), repr(RemoteBackend().inspect(asked))):

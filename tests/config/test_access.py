@@ -35,6 +35,12 @@ def test_names_of_hosts_are_kept_in_lower_case_once(backends):
     assert server("{cors_origins: ['*', 'http://[::1]:3000', 'app://obsidian.md']}", backends).cors_origins[0] == "*"
 
 
+def test_a_collector_is_an_address_with_or_without_port_and_path(backends):
+    assert server("{}", backends).otlp_endpoint is None
+    for url in ("http://127.0.0.1:4318", "https://otel.example.org/in", "http://[::1]:4318"):
+        assert server(f"{{otlp_endpoint: '{url}'}}", backends).otlp_endpoint == url
+
+
 @pytest.mark.parametrize(
     ("text", "key", "what"),
     [
@@ -49,6 +55,9 @@ def test_names_of_hosts_are_kept_in_lower_case_once(backends):
         ("{cors_origins: ['null']}", r"server.cors_origins\[0\]", "no origin"),
         ("{cors_origins: ['http://Chat.example.org']}", r"server.cors_origins\[0\]", "no origin"),
         ("{open_to_network: yes}", "server.open_to_network", "true"),
+        ("{otlp_endpoint: 127.0.0.1:4318}", "server.otlp_endpoint", "http://HOST:PORT"),
+        ("{otlp_endpoint: 'http://a b/'}", "server.otlp_endpoint", "http://HOST:PORT"),
+        ("{max_connections: 0}", "server.max_connections", "1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_key(text, key, what, backends):

@@ -104,6 +104,7 @@ def test_the_reference_page_says_the_same_of_every_key(backends):
         "listen",
         "keys",
         "open_to_network",
+        "otlp_endpoint",
         "state_dir",
         "runtime_dir",
     }

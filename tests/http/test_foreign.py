@@ -235,3 +235,23 @@ async def test_a_client_that_leaves_is_the_servers_fault_in_no_way() -> None:
         await asyncio.wait_for(gone.wait(), 10)
         await running.door.left()
     assert running.door.broken == []
+
+
+@pytest.mark.parametrize("takes", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/upstream/org/tiny/v1/chat/completions"])
+async def test_a_server_elsewhere_hears_of_a_clients_trace_only_where_that_is_configured(
+    path: str, takes: bool
+) -> None:
+    heads: list[str] = []
+
+    async def script(call: Call) -> None:
+        heads.append(call.head.lower())
+        await call.whole(b"{}")
+
+    async with tcp_worker(script) as address:
+        url = UrlAddress(address.host, address.port, takes_traces=takes)
+        door = ScriptedDoor([url], reports_usage=False, patience=Patience(5.0, 5.0, 5.0))
+        headers = {"traceparent": "00-1", "tracestate": "a=b"}
+        async with house(door) as running, running.http.post(path, json=chat_body(), headers=headers) as answer:
+            assert answer.status == 200
+    assert ("traceparent: 00-1" in heads[0], "tracestate: a=b" in heads[0]) == (takes, takes)
