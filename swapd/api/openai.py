@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from swapd.api import media, native, size, strict_json
+from swapd.api import grammars, media, native, size, strict_json
 from swapd.api.llama_fields import DROPPED, LlamaFields
 from swapd.api.shapes import shaped
 from swapd.config.schema import Model
@@ -187,6 +187,8 @@ def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
     """Check a request's fields, wherever they come from. Raises as `read` does."""
     checked = shaped(fields, _SHAPES[endpoint][0])
     senses: dict[Sense, str] = {}
+    if isinstance(checked, LlamaFields):
+        grammars.refuse_heavy(checked.grammar)
     if isinstance(checked, _Chat):
         _check_messages(checked.messages)
         media.refuse_remote(fields)
