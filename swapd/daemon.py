@@ -155,6 +155,7 @@ class _Daemon:
             machine,
             partial(discover, backends),
             SleepWatch(partial(time.clock_gettime, time.CLOCK_BOOTTIME), time.monotonic).slept_s,
+            self._pool.doubts_devices,
             self._pool.post,
         )
         activity = ActivityStore(

@@ -16,6 +16,18 @@ from swapd.core.lifecycle import WorkerState
 from swapd.core.records import Departure, Worker
 from swapd.core.spec import RAM
 
+DOUBT_S = 10.0
+"""How long a device may not answer before it had better be looked for."""
+
+
+def is_doubtful(ledger: Ledger, now_s: float) -> bool:
+    """Whether a device that answers at once has not for so long: a GPU can be lost while the machine is awake."""
+    return any(
+        device.silent_since_s is not None and now_s - device.silent_since_s >= DOUBT_S
+        for device in ledger.devices.values()
+        if device.spec.metered and not device.spec.slow_meter
+    )
+
 
 def devices_found(ledger: Ledger, event: DevicesFound, now_s: float, effects: list[Effect]) -> None:
     """The machine's devices were looked for again, perhaps because it has slept."""

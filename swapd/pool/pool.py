@@ -26,6 +26,7 @@ from swapd.core.ledger import Ledger
 from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
+from swapd.core.waking import is_doubtful
 from swapd.errors import UnknownDeviceError, UnknownModelError, UnknownProfileError
 from swapd.pool import catalog, devices
 from swapd.pool.asks import Asks
@@ -361,6 +362,10 @@ class Pool:
         self._store.keep_paused(device, paused=False)
         await self._asks.ask(lambda ask_id: ev.ResumeAsked(ask_id, device))
         return self._device_status(device)
+
+    def doubts_devices(self) -> bool:
+        """Whether the machine's devices had better be looked for again, see `swapd.pool.rediscovery`."""
+        return is_doubtful(self._ledger, self._loop.time())
 
     def logs(self, model_id: str) -> Sequence[str]:
         return self._crew.output(model_id).newest()

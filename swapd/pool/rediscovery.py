@@ -1,4 +1,4 @@
-"""Looks for the machine's devices again after it has slept, and for as long as one is missing.
+"""Looks for the machine's devices again: after it has slept, and while one is missing or does not answer.
 
 The list of devices is that of the start: a further GPU is taken up by a restart. One that is missing, or whose name now
 means another, is told to the core as not found. Must never decide what becomes of workers.
@@ -24,18 +24,21 @@ MISSING_EVERY_S = 15.0
 
 
 class Rediscovery:
-    """`discover` looks at the machine, and blocks; `slept_s` says for how long it has slept since it was last asked."""
+    """`discover` looks at the machine, and blocks; `slept_s` says for how long it has slept since it was last asked,
+    `doubts` whether a device does not answer that should."""
 
     def __init__(
         self,
         known: Machine,
         discover: Callable[[], Machine],
         slept_s: Callable[[], float],
+        doubts: Callable[[], bool],
         post: Callable[[DevicesFound], None],
     ) -> None:
         self._known = known
         self._discover = discover
         self._slept_s = slept_s
+        self._doubts = doubts
         self._post = post
         self._is_missing = False
 
@@ -46,7 +49,7 @@ class Rediscovery:
             await asyncio.sleep(EVERY_S)
             waited_s += EVERY_S
             slept_s = self._slept_s()
-            if slept_s or (self._is_missing and waited_s >= MISSING_EVERY_S):
+            if slept_s or (waited_s >= MISSING_EVERY_S and (self._is_missing or self._doubts())):
                 waited_s = 0.0
                 await self.look(slept_s)
 

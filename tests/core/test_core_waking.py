@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from support.simulation import gpu, model, ram
+from dataclasses import replace
+
+from support.simulation import MIB, gpu, model, ram
 from support.stepper import Stepper, gpu_model, only
 
 from swapd.core import events as ev
-from swapd.core.effects import Effect, Launch, RefusalKind, Reject, ReportDeparture, Stop, Tell
+from swapd.core.effects import Effect, Launch, RefusalKind, Reject, ReportDeparture, Sample, Stop, Tell
 from swapd.core.room import why_waiting
+from swapd.core.waking import DOUBT_S, is_doubtful
 
 ALL = frozenset({"CUDA0", "CUDA1", "RAM"})
 
@@ -97,3 +100,17 @@ def test_a_busy_worker_on_a_lost_gpu_has_a_drains_time_to_end() -> None:
     # Looked for again and again meanwhile, it is told of once.
     assert told(find(stepper, "CUDA1", "RAM")) == []
     assert len(only(Stop, stepper.wait(20.0))) == 1
+
+
+def test_a_gpu_that_does_not_answer_while_workers_are_on_it_is_doubted() -> None:
+    stepper = Stepper([replace(gpu("CUDA0", 1000), metered=True), ram(2000)], gpu_model("x", 800))
+    stepper.arrive("1", "x")
+    stepper.post(ev.MemorySampled("CUDA0", 1000 * MIB))
+    stepper.ready("x")
+    stepper.post(ev.MemorySampled("CUDA0", 200 * MIB))
+    assert only(Sample, stepper.wait(6.0)) != []
+    assert not is_doubtful(stepper.ledger, stepper.now_s)
+    stepper.wait(DOUBT_S)
+    assert is_doubtful(stepper.ledger, stepper.now_s)
+    stepper.post(ev.MemorySampled("CUDA0", 200 * MIB))
+    assert not is_doubtful(stepper.ledger, stepper.now_s)

@@ -70,7 +70,7 @@ async def test_the_machine_is_looked_at_after_a_sleep_and_then_until_nothing_is_
     monkeypatch.setattr(rediscovery, "MISSING_EVERY_S", 0.002)
     box, sleeps = Box(), [0.0, 3600.0]
     posted: asyncio.Queue[DevicesFound] = asyncio.Queue()
-    looking = Rediscovery(box.see(), box.see, lambda: sleeps.pop(0) if sleeps else 0.0, posted.put_nowait)
+    looking = Rediscovery(box.see(), box.see, lambda: sleeps.pop(0) if sleeps else 0.0, bool, posted.put_nowait)
     box.gpus[0].lost = True
     task = asyncio.create_task(looking.run())
     try:
@@ -89,12 +89,26 @@ async def test_the_machine_is_looked_at_after_a_sleep_and_then_until_nothing_is_
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_the_machine_is_looked_at_when_a_device_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rediscovery, "EVERY_S", 0.001)
+    monkeypatch.setattr(rediscovery, "MISSING_EVERY_S", 0.002)
+    box, posted = Box(), asyncio.Queue[DevicesFound]()
+    looking = Rediscovery(box.see(), box.see, float, lambda: box.gpus[1].lost, posted.put_nowait)
+    task = asyncio.create_task(looking.run())
+    try:
+        box.gpus[1].lost = True
+        assert await asyncio.wait_for(posted.get(), 5) == DevicesFound(frozenset({"CUDA0", "RAM"}))
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_idle_workers_leave_after_a_sleep_and_a_lost_gpus_requests_wait_until_it_is_back(tmp_path: Path) -> None:
     box = Box()
     known = box.see()
     there = scripted(tmp_path, "x", gpu=True, memory_mib=100, layers=4)
     async with running_pool(tmp_path, config(there), known) as (pool, counts):
-        looking = Rediscovery(known, box.see, lambda: 0.0, pool.post)
+        looking = Rediscovery(known, box.see, float, bool, pool.post)
         await pool.load("x")
         on = next(iter(set(pool.status().models[0].workers[0].reserved_bytes) - {"RAM"}))
         await looking.look(60.0)
