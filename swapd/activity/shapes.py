@@ -10,6 +10,9 @@ from typing import Literal, get_args
 import msgspec
 
 Grouping = Literal["model", "key", "day"]
+DEFAULT_SINCE = "7d"
+DEFAULT_ROWS, MAX_ROWS = 100, 1_000
+"""Of `GET /swapd/v1/activity`."""
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 
 

@@ -7,7 +7,21 @@ from collections.abc import Iterable
 import msgspec
 
 from swapd.activity.shapes import Activity, Usage
+from swapd.api import strict_json
+from swapd.api.shapes import shaped
 from swapd.pool.status import DeviceStatus, Happening, ModelStatus, Profiles, RequestEnded, Status, Unloaded
+
+
+class ProfileWish(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /swapd/v1/profiles/active`; null is for none."""
+
+    profile: str | None
+
+
+def read_wish(body: bytes) -> str | None:
+    """The profile that is wished for. Raises `BadRequestError`."""
+    return shaped(strict_json.parse_object(body), ProfileWish).profile
+
 
 _encoder = msgspec.json.Encoder()
 

@@ -7,9 +7,18 @@ for every http URL, and for files). Owns the rule that only `data:` is taken, be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from swapd.errors import BadRequestError
+
+
+class MediaBody(msgspec.Struct):
+    """Of a request for a sound or an image. All else is its worker's matter."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+
 
 _SCHEME = "data:"
 _SUFFIX = "_url"

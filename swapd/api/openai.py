@@ -178,6 +178,11 @@ class Rewritten:
     """Tokens that the answer has at most; None where the request does not say."""
 
 
+def shape_of(endpoint: Endpoint) -> type[_Shape]:
+    """The type that a body of this endpoint is checked against."""
+    return _SHAPES[endpoint][0]
+
+
 def read(endpoint: Endpoint, body: bytes) -> Asked:
     """Parse and check a request's body. Raises `BadRequestError`; its `param` is the field's path."""
     return check(endpoint, strict_json.parse_object(body))
@@ -185,7 +190,7 @@ def read(endpoint: Endpoint, body: bytes) -> Asked:
 
 def check(endpoint: Endpoint, fields: dict[str, Any]) -> Asked:
     """Check a request's fields, wherever they come from. Raises as `read` does."""
-    checked = shaped(fields, _SHAPES[endpoint][0])
+    checked = shaped(fields, shape_of(endpoint))
     senses: dict[Sense, str] = {}
     if isinstance(checked, LlamaFields):
         grammars.refuse_heavy(checked.grammar)

@@ -36,6 +36,7 @@ class Open(Enum):
 SCOPES: Mapping[str, Scope | Open] = {
     "/health": Open.OPEN,
     "/metrics": Scope.METRICS,
+    "/swapd/v1/openapi.json": Open.OPEN,
     **{
         path: Scope.INFERENCE
         for endpoint in openai.Endpoint

@@ -15,7 +15,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from swapd.api import size, strict_json
+from swapd.api.media import MediaBody
 from swapd.api.multipart import ModelFinder
+from swapd.api.shapes import shaped
 from swapd.config.schema import Config
 from swapd.errors import BadRequestError
 from swapd.http import limits
@@ -101,9 +103,7 @@ class _Media:
         server = self._config().server
         with self._bodies.hold(max(server.max_body_bytes, server.max_bodies_bytes)) as share:
             fields = strict_json.parse_object(await limits.read_body(request, share, max_bytes=server.max_body_bytes))
-            name = fields.get("model")
-            if not isinstance(name, str) or not name:
-                raise BadRequestError("model: this field is required", param="model")
+            name = shaped(fields, MediaBody).model
             ticket, model_id = self._ticket(request, ability, name)
             params = self._door.resolve(name).params
             kept = {key: value for key, value in fields.items() if key not in params.strip}

@@ -14,12 +14,11 @@ from typing import Protocol
 
 from aiohttp import hdrs, web
 
-from swapd.api import strict_json
 from swapd.api.ollama import listing, request
-from swapd.api.ollama.request import Asked
+from swapd.api.ollama.request import Asked, read_name
 from swapd.api.translation import Translated
 from swapd.config.schema import Config
-from swapd.errors import BadRequestError, NotOfferedError, UnknownModelError
+from swapd.errors import NotOfferedError, UnknownModelError
 from swapd.http import limits
 from swapd.http.caller import identify
 from swapd.http.off_loop import OFF_LOOP_BYTES, maybe_off_loop
@@ -132,14 +131,10 @@ class _Ollama:
         return web.Response(body=asked.empty("load"), content_type="application/json")
 
     async def _name_in(self, request: web.Request) -> str:
-        """The model that the body of a request names; older clients say `name`."""
+        """The model that the body of a request names."""
         limits.require_json_of_pages(request)
         with self._answering.hold_body() as share:
-            fields = strict_json.parse_object(await self._answering.body_of(request, share))
-        name = fields.get("model") or fields.get("name")
-        if not isinstance(name, str):
-            raise BadRequestError("model: this field is required", param="model")
-        return name
+            return read_name(await self._answering.body_of(request, share))
 
     def _resolve(self, name: str) -> str:
         """The id of the model that a name means, with `:latest` behind it or without. Raises `UnknownModelError`."""

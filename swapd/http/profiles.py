@@ -5,20 +5,14 @@ Must never decide what a profile changes (`swapd.config.profiles`).
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 
 from swapd.api import admin
-from swapd.errors import BadRequestError
 from swapd.http import limits
 from swapd.pool.door import Door
 from swapd.pool.status import Profiles
 
 MAX_BODY_BYTES = 4096
-
-
-class _Wish(msgspec.Struct, forbid_unknown_fields=True):
-    profile: str | None
 
 
 def add_routes(app: web.Application, door: Door) -> None:
@@ -37,11 +31,7 @@ def add_routes(app: web.Application, door: Door) -> None:
         limits.require_json(request)
         with limits.BodyBudget().hold(MAX_BODY_BYTES) as share:
             body = await limits.read_body(request, share, max_bytes=MAX_BODY_BYTES)
-        try:
-            wish = msgspec.json.decode(body, type=_Wish)
-        except msgspec.MsgspecError as error:
-            raise BadRequestError(f'the body must be {{"profile": NAME}} or {{"profile": null}}: {error}') from None
-        await door.switch_profile(wish.profile)
+        await door.switch_profile(admin.read_wish(body))
         return profiles()
 
     app.router.add_get("/swapd/v1/profiles", show)

@@ -25,7 +25,7 @@ from swapd.api.anthropic import request as anthropic
 from swapd.api.translation import Translated, Translation
 from swapd.config.schema import Config, Model
 from swapd.errors import BadRequestError, NotFoundError, QueueFullError, ShuttingDownError, UnknownModelError
-from swapd.http import limits, media, native, ollama, page, passthrough, profiles
+from swapd.http import limits, media, native, ollama, openapi, page, passthrough, profiles
 from swapd.http.auth import HOLDER, check_routes, guard
 from swapd.http.caller import Caller, identify
 from swapd.http.errors import Handler, add_headers, framing
@@ -107,6 +107,7 @@ def make_app(
     UsageRoutes(book).add_to(app.router)
     app.router.add_get("/swapd/v1/logs/{id:.+}", control.logs, allow_head=False)
     profiles.add_routes(app, door)
+    openapi.add_routes(app)
     app.router.add_post("/swapd/v1/models/{id:.+}/load", control.load)
     app.router.add_post("/swapd/v1/models/{id:.+}/unload", control.unload)
     app.router.add_post("/swapd/v1/models/{id:.+}/pin", control.pin)

@@ -10,13 +10,10 @@ import time
 from aiohttp import web
 
 from swapd.activity.book import Book
-from swapd.activity.shapes import GROUPINGS
+from swapd.activity.shapes import DEFAULT_ROWS, DEFAULT_SINCE, GROUPINGS, MAX_ROWS
 from swapd.api import admin
 from swapd.config.quantities import parse_time
 from swapd.errors import BadRequestError
-
-DEFAULT_SINCE = "7d"
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
 
 
 class UsageRoutes:
@@ -41,10 +38,10 @@ class UsageRoutes:
 
     async def activity(self, request: web.Request) -> web.Response:
         """The newest `limit` rows."""
-        asked = request.query.get("limit", str(DEFAULT_LIMIT))
+        asked = request.query.get("limit", str(DEFAULT_ROWS))
         limit = int(asked) if asked.isascii() and asked.isdigit() and len(asked) <= 6 else 0
-        if not 1 <= limit <= MAX_LIMIT:
-            raise BadRequestError(f"limit: expected a whole number from 1 to {MAX_LIMIT}", param="limit")
+        if not 1 <= limit <= MAX_ROWS:
+            raise BadRequestError(f"limit: expected a whole number from 1 to {MAX_ROWS}", param="limit")
         return _document(admin.document(await self._book.newest(limit)))
 
 

@@ -139,4 +139,4 @@ def test_what_the_daemon_lets_through_the_worker_takes_or_explains(endpoint: ope
     def both(data: bytes) -> object:
         return behind(openai.rewrite(openai.read(endpoint, data), model).body)
 
-    try_door(Door(openai._SHAPES[endpoint][0], both))
+    try_door(Door(openai.shape_of(endpoint), both))

@@ -56,7 +56,7 @@ class _OutputConfig(msgspec.Struct):
     format: _Format | None = None
 
 
-class _Counted(msgspec.Struct, kw_only=True):
+class CountBody(msgspec.Struct, kw_only=True):
     """What has a say in how long a prompt is."""
 
     model: str
@@ -70,7 +70,7 @@ class _Counted(msgspec.Struct, kw_only=True):
     """What older clients have in place of `output_config.format`."""
 
 
-class _Asked(_Counted, kw_only=True):
+class MessagesBody(CountBody, kw_only=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=1)]
     stream: bool | None = None
     stop_sequences: list[str] | None = None
@@ -86,13 +86,13 @@ _IGNORED = frozenset((
 ))  # fmt: skip
 """They are about Anthropic's own house. Prefixes are shared here without being asked."""
 _REFUSED = ("mcp_servers", "container")
-_OWN = frozenset((*_Asked.__struct_fields__, *_IGNORED, *_REFUSED))
+_OWN = frozenset((*MessagesBody.__struct_fields__, *_IGNORED, *_REFUSED))
 
 
 def read(body: bytes) -> Translated:
     """POST /v1/messages. Raises `BadRequestError` naming the field."""
     fields = strict_json.parse_object(body)
-    asked = shaped(fields, _Asked)
+    asked = shaped(fields, MessagesBody)
     made = _chat(fields, asked, "/v1/messages")
     made["max_tokens"] = asked.max_tokens
     if asked.stream:
@@ -110,11 +110,11 @@ def read(body: bytes) -> Translated:
 def read_count(body: bytes) -> Translated:
     """POST /v1/messages/count_tokens. Raises `BadRequestError` naming the field."""
     fields = strict_json.parse_object(body)
-    made = _chat(fields, shaped(fields, _Counted), "/v1/messages/count_tokens")
+    made = _chat(fields, shaped(fields, CountBody), "/v1/messages/count_tokens")
     return Translated(Endpoint.CHAT_INPUT_TOKENS, made, CountAnswer)
 
 
-def _chat(fields: dict[str, Any], asked: _Counted, where: str) -> dict[str, Any]:
+def _chat(fields: dict[str, Any], asked: CountBody, where: str) -> dict[str, Any]:
     """What both routes have in common."""
     for name in _REFUSED:
         if fields.get(name):

@@ -21,7 +21,7 @@ from swapd.api.ollama.keep_alive import keep_alive_s
 from swapd.api.ollama.messages import Message, content, openai_messages
 from swapd.api.ollama.options import Options
 from swapd.api.openai import Endpoint
-from swapd.api.shapes import shaped
+from swapd.api.shapes import required, shaped
 from swapd.api.translation import Translated
 from swapd.errors import BadRequestError
 
@@ -43,12 +43,19 @@ class _Generating(_Asked, kw_only=True):
     think: bool | Literal["low", "medium", "high", "max", ""] | None = None
 
 
-class _Chat(_Generating, kw_only=True):
+class NameBody(msgspec.Struct, kw_only=True):
+    """Of /api/show and /api/pull, which only name a model; older clients say `name`."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+class ChatBody(_Generating, kw_only=True):
     messages: list[Message] | None = None
     tools: list[dict[str, Any]] | None = None
 
 
-class _Generate(_Generating, kw_only=True):
+class GenerateBody(_Generating, kw_only=True):
     prompt: str | None = None
     suffix: str | None = None
     system: str | None = None
@@ -58,12 +65,12 @@ class _Generate(_Generating, kw_only=True):
     images: list[str] | None = None
 
 
-class _Embed(_Asked, kw_only=True):
+class EmbedBody(_Asked, kw_only=True):
     input: str | list[str] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
 
 
-class _Embeddings(_Asked, kw_only=True):
+class EmbeddingsBody(_Asked, kw_only=True):
     prompt: str | None = None
 
 
@@ -81,9 +88,15 @@ class Asked:
     """What is answered then, with the reason: `load` or `unload`."""
 
 
+def read_name(body: bytes) -> str:
+    """POST /api/show and /api/pull. Raises `BadRequestError` naming the field."""
+    asked = shaped(strict_json.parse_object(body), NameBody)
+    return required(asked.model or asked.name or None, "model")
+
+
 def read_chat(body: bytes, times: Times) -> Asked:
     """POST /api/chat. Raises `BadRequestError` naming the field."""
-    asked = _read(body, _Chat)
+    asked = _read(body, ChatBody)
     heading = Heading(asked.model, Shape.CHAT, times)
     fields = _generating(asked)
     if not asked.messages:
@@ -96,7 +109,7 @@ def read_chat(body: bytes, times: Times) -> Asked:
 
 def read_generate(body: bytes, times: Times) -> Asked:
     """POST /api/generate: a chat of one message, a gap to fill, or with `raw` a text to go on with. Raises as above."""
-    asked = _read(body, _Generate)
+    asked = _read(body, GenerateBody)
     heading = Heading(asked.model, Shape.GENERATE, times)
     fields = _generating(asked)
     _refuse(asked)
@@ -120,7 +133,7 @@ def read_generate(body: bytes, times: Times) -> Asked:
 
 def read_embed(body: bytes, times: Times) -> Asked:
     """POST /api/embed. Raises as above."""
-    asked = _read(body, _Embed)
+    asked = _read(body, EmbedBody)
     if asked.input is None:
         raise BadRequestError("input: this field is required", param="input")
     heading = Heading(asked.model, Shape.EMBED, times)
@@ -132,7 +145,7 @@ def read_embed(body: bytes, times: Times) -> Asked:
 
 def read_embeddings(body: bytes, times: Times) -> Asked:
     """POST /api/embeddings, the older form. Raises as above."""
-    asked = _read(body, _Embeddings)
+    asked = _read(body, EmbeddingsBody)
     heading = Heading(asked.model, Shape.EMBEDDINGS, times)
     fields: dict[str, Any] = {"input": asked.prompt, "encoding_format": "float"}
     return _asked(asked, _vectors(fields, heading) if asked.prompt else None, heading)
@@ -183,7 +196,7 @@ def _vectors(fields: dict[str, Any], heading: Heading) -> Translated:
     return Translated(Endpoint.EMBEDDINGS, fields, partial(answer.Vectors, heading))
 
 
-def _refuse(asked: _Generate) -> None:
+def _refuse(asked: GenerateBody) -> None:
     """What would be answered wrongly if it was read over."""
     if asked.template:
         raise BadRequestError(

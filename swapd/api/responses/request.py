@@ -65,7 +65,7 @@ class _Reasoning(msgspec.Struct):
     effort: str | None = None
 
 
-class _Asked(msgspec.Struct, kw_only=True):
+class ResponsesBody(msgspec.Struct, kw_only=True):
     model: str
     input: str | Annotated[list[Item], msgspec.Meta(min_length=1)]
     instructions: str | None = None
@@ -94,13 +94,13 @@ _IGNORED = frozenset((
 ))  # fmt: skip
 """They are about OpenAI's own house."""
 _REFUSED = ("background", "conversation", "prompt", "moderation", "context_management")
-_OWN = frozenset((*_Asked.__struct_fields__, *_IGNORED, *_REFUSED))
+_OWN = frozenset((*ResponsesBody.__struct_fields__, *_IGNORED, *_REFUSED))
 
 
 def read(body: bytes, *, response_id: str, created_at: int, shelf: Shelf) -> Translated:
     """POST /v1/responses. Raises `BadRequestError` naming the field."""
     fields = strict_json.parse_object(body)
-    asked = shaped(fields, _Asked)
+    asked = shaped(fields, ResponsesBody)
     _refuse(fields, asked)
     before = _before(asked, shelf)
     said = _said(fields, asked, shelf)
@@ -115,7 +115,7 @@ def read(body: bytes, *, response_id: str, created_at: int, shelf: Shelf) -> Tra
     return Translated(Endpoint.CHAT_COMPLETIONS, made, lambda: ResponseAnswer(opening, items, keep))
 
 
-def _refuse(fields: Mapping[str, Any], asked: _Asked) -> None:
+def _refuse(fields: Mapping[str, Any], asked: ResponsesBody) -> None:
     for name in _REFUSED:
         if fields.get(name):
             raise BadRequestError(f"{name}: there is no such thing here; leave it out", param=name)
@@ -128,7 +128,7 @@ def _refuse(fields: Mapping[str, Any], asked: _Asked) -> None:
         raise BadRequestError(f"{param}: logprobs are told by /v1/chat/completions only", param=param)
 
 
-def _before(asked: _Asked, shelf: Shelf) -> list[dict[str, Any]]:
+def _before(asked: ResponsesBody, shelf: Shelf) -> list[dict[str, Any]]:
     """The items of the conversation so far."""
     if asked.previous_response_id is None:
         return []
@@ -147,7 +147,7 @@ def _output_of(stored: Stored) -> list[dict[str, Any]]:
     return output
 
 
-def _said(fields: Mapping[str, Any], asked: _Asked, shelf: Shelf) -> list[dict[str, Any]]:
+def _said(fields: Mapping[str, Any], asked: ResponsesBody, shelf: Shelf) -> list[dict[str, Any]]:
     """The request's own items, those that are referred to put in."""
     if isinstance(asked.input, str):
         return [{"type": "message", "role": "user", "content": asked.input}]
@@ -167,14 +167,14 @@ def _referred(item: Item, where: str, shelf: Shelf) -> dict[str, Any]:
     raise BadRequestError(f"{where}.id: no item {item_id[:128]!r} is stored; send the item itself", param=f"{where}.id")
 
 
-def _messages(asked: _Asked, before: list[dict[str, Any]], said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _messages(asked: ResponsesBody, before: list[dict[str, Any]], said: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The instructions are this request's alone."""
     items = msgspec.convert([*before, *said], list[Item])
     made = messages(items, lambda index: f"input[{index - len(before)}]")
     return made if asked.instructions is None else [{"role": "system", "content": asked.instructions}, *made]
 
 
-def _generation(asked: _Asked) -> dict[str, Any]:
+def _generation(asked: ResponsesBody) -> dict[str, Any]:
     made: dict[str, Any] = {}
     if asked.stream:
         made |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -198,7 +198,7 @@ def _generation(asked: _Asked) -> dict[str, Any]:
     return made
 
 
-def _tools(asked: _Asked) -> dict[str, Any]:
+def _tools(asked: ResponsesBody) -> dict[str, Any]:
     tools = {}
     for index, tool in enumerate(asked.tools or ()):
         name = _function(tool, f"tools[{index}]")
