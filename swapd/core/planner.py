@@ -141,13 +141,12 @@ def _stop_stuck(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
         if at_s is None or now_s < at_s:
             continue
         if worker.state in LOADING_STATES:
-            model = ledger.models.get(worker.model_id)
             message = (
                 f"model {worker.model_id!r} made no load progress for {worker.spec.load_timeout_s:g} s and was "
                 "killed; a slow disk needs a longer load_timeout"
             )
-            if model is not None:
-                fail_load(ledger, model, RefusalKind.LOAD_TIMEOUT, message, now_s, effects)
+            # A load ends when its model is removed.
+            fail_load(ledger, ledger.models[worker.model_id], RefusalKind.LOAD_TIMEOUT, message, now_s, effects)
         else:
             silence_s, key = _silence_s(worker)
             message = (

@@ -370,9 +370,8 @@ def _evict(ledger: Ledger, worker: Worker, waiter: Model, missing: str, now_s: f
         f"{worker.model_id!r} leaves for {waiter.id!r}, which has waited {waited_s:.1f} s "
         f"and is short of {missing}; {state}"
     )
-    holder = ledger.models.get(worker.model_id)
-    if holder is not None:
-        holder.last_eviction = Eviction(now_s, why)
+    # What may be asked to leave serves or loads, and of a model that was removed nothing does.
+    ledger.models[worker.model_id].last_eviction = Eviction(now_s, why)
     effects.append(Tell("evicting", worker.model_id, why))
     leave(ledger, worker, Departure(reason, for_model=waiter.id), now_s, effects)
 

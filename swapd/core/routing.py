@@ -65,11 +65,10 @@ def _rank(strategy: Strategy, one: Standing, max_wait_s: float | None) -> tuple[
     """Less is sooner; equals keep the order of the configuration."""
     if _is_late(one, max_wait_s):
         return (one.guess_s,)
-    match strategy:
-        case "fallback":
-            # One that would be refused is asked all the same: that costs no time, and its file may have been mended.
-            return ()
-        case "first_loaded":
-            return (one.refused, 0 if one.ready else 1 if one.loading else 2)
-        case "spillover":
-            return (one.refused, not one.free, 0.0 if one.free else one.guess_s)
+    if strategy == "fallback":
+        # One that would be refused is asked all the same: that costs no time, and its file may have been mended.
+        return ()
+    if strategy == "first_loaded":
+        return (one.refused, 0 if one.ready else 1 if one.loading else 2)
+    assert strategy == "spillover"
+    return (one.refused, not one.free, 0.0 if one.free else one.guess_s)

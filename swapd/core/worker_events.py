@@ -81,8 +81,8 @@ def worker_exited(ledger: Ledger, event: ev.WorkerExited, now_s: float, effects:
     elif state in LOADING_STATES:
         outcome = _LOAD_OUTCOMES.get(event.kind, "failed")
         effects.append(ReportLoad(worker.model_id, outcome, now_s - worker.launched_at_s))
-        if model is not None:
-            _load_ended(ledger, model, worker, event, now_s, effects)
+        # A load ends when its model is removed.
+        _load_ended(ledger, ledger.models[worker.model_id], worker, event, now_s, effects)
     else:
         asked = worker.departure if state is WorkerState.STOPPING else None
         departure = asked or Departure("crashed")

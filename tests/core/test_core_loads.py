@@ -374,3 +374,14 @@ def test_a_load_is_proven_once_the_model_as_it_is_was_ready_and_until_something_
     stepper.post(ev.ModelsChanged((model("a", 400, launch_key="2"),)))
     stepper.exit("a")
     assert launched(stepper.arrive("4", "a")) == [False], "its file or its settings are others"
+
+
+def test_a_worker_that_a_probe_stopped_counts_as_no_load_and_its_model_is_tried_again() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    stepper.arrive("1", "a")
+    effects = stepper.exit("a", ev.ExitKind.UNDERESTIMATED, "it would take 500 MiB")
+    assert [(tell.kind, tell.message) for tell in only(Tell, effects)][:1] == [
+        ("estimate_corrected", "it would take 500 MiB")
+    ]
+    assert only(ReportLoad, effects) == []
+    assert len(only(Launch, effects)) == 1

@@ -8,6 +8,7 @@ from support.stepper import Stepper, gpu_model, only
 from swapd.core import events as ev
 from swapd.core.effects import Answer, Grant, Launch, RefusalKind, Reject, Stop, Tell
 from swapd.core.room import why_waiting
+from swapd.core.scheduler import MAX_ASKS
 
 
 def two_gpus(*models: object) -> Stepper:
@@ -167,3 +168,31 @@ def test_ram_can_be_handed_over_like_any_device() -> None:
     stepper.load("cpu")
     pause(stepper, "RAM")
     assert stepper.states() == {"x": ["stopping"], "cpu": ["stopping"]}
+
+
+def test_a_device_that_is_not_there_is_neither_paused_nor_resumed() -> None:
+    stepper = two_gpus()
+    for effects in (pause(stepper, "CUDA7"), resume(stepper, "CUDA7")):
+        (answer,) = only(Answer, effects)
+        assert answer.refusal is not None
+        assert answer.refusal.kind is RefusalKind.UNKNOWN_DEVICE
+        assert "CUDA0, CUDA1, RAM" in answer.refusal.message
+
+
+def test_nothing_is_paused_or_resumed_by_a_daemon_that_ends() -> None:
+    stepper = two_gpus()
+    stepper.post(ev.ShutdownAsked())
+    for effects in (pause(stepper), resume(stepper)):
+        (answer,) = only(Answer, effects)
+        assert answer.refusal is not None
+        assert answer.refusal.kind is RefusalKind.SHUTTING_DOWN
+
+
+def test_more_people_than_a_bound_may_not_wait_for_a_device() -> None:
+    stepper = two_gpus(gpu_model("x", 800))
+    stepper.serve("1", "x")
+    for number in range(MAX_ASKS):
+        assert only(Answer, pause(stepper, ask_id=f"p{number}")) == []
+    (answer,) = only(Answer, pause(stepper, ask_id="one-more"))
+    assert answer.refusal is not None
+    assert answer.refusal.kind is RefusalKind.QUEUE_FULL

@@ -9,9 +9,9 @@ from support.simulation import model, ram
 from support.stepper import Stepper, only
 
 from swapd.core import events as ev
-from swapd.core.admission import expected_wait_s
-from swapd.core.effects import Grant, Launch, RefusalKind, Reject, SetTimer, Stop
-from swapd.core.scheduler import step
+from swapd.core.admission import expected_wait_s, newcomers_wait_s
+from swapd.core.effects import Answer, Grant, Launch, RefusalKind, Reject, SetTimer, Stop
+from swapd.core.scheduler import MAX_ASKS, step
 
 
 def refused(effects: object) -> list[tuple[str, RefusalKind]]:
@@ -302,3 +302,53 @@ def test_a_full_queue_of_a_model_that_was_never_up_counts_its_load_by_its_size()
     (reject,) = only(Reject, effects)
     assert reject.refusal.retry_after_s is not None
     assert 30.0 <= reject.refusal.retry_after_s <= 35.0
+
+
+def test_a_newcomer_waits_for_nothing_where_a_slot_is_free_and_else_for_those_before_it() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1, stall_timeout_s=1e6))
+    stepper.load("a")
+    assert newcomers_wait_s(stepper.ledger, stepper.model("a"), stepper.now_s) == 0.0
+    stepper.serve("1", "a")
+    stepper.wait(4.0)
+    stepper.finish("1")
+    stepper.serve("2", "a")
+    assert newcomers_wait_s(stepper.ledger, stepper.model("a"), stepper.now_s) == 4.0
+    stepper.arrive("3", "a")
+    assert newcomers_wait_s(stepper.ledger, stepper.model("a"), stepper.now_s) == 8.0
+
+
+def test_a_request_that_finds_a_stuck_worker_has_it_killed_before_its_timer_fires() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1, stall_timeout_s=10.0))
+    stepper.serve("1", "a")
+    stepper.now_s += 11.0
+    (stop,) = only(Stop, stepper.arrive("2", "a"))
+    assert stop.grace_s == 0.0
+
+
+def test_more_people_than_a_bound_may_not_wait_for_one_models_load() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    for number in range(MAX_ASKS):
+        assert only(Answer, stepper.post(ev.LoadAsked(f"l{number}", "a"))) == []
+    (answer,) = only(Answer, stepper.post(ev.LoadAsked("one-more", "a")))
+    assert answer.refusal is not None
+    assert answer.refusal.kind is RefusalKind.QUEUE_FULL
+    assert len(only(Answer, stepper.ready("a"))) == MAX_ASKS
+
+
+def test_more_people_than_a_bound_may_not_wait_for_one_models_unload() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400))
+    stepper.serve("1", "a")
+    for number in range(MAX_ASKS):
+        assert only(Answer, stepper.post(ev.UnloadAsked(f"u{number}", "a"))) == []
+    (answer,) = only(Answer, stepper.post(ev.UnloadAsked("one-more", "a")))
+    assert answer.refusal is not None
+    assert "others already wait for model 'a'" in answer.refusal.message
+
+
+def test_a_ledger_shows_itself_in_one_line() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1))
+    stepper.serve("1", "a")
+    stepper.arrive("2", "a")
+    charged = stepper.ledger.charged_bytes("RAM")
+    budget = stepper.ledger.devices["RAM"].spec.budget_bytes
+    assert repr(stepper.ledger) == f"<Ledger [a ready | 1 waiting, 1 running | RAM {charged}/{budget}]>"

@@ -11,6 +11,7 @@ from swapd.core import events as ev
 from swapd.core.effects import Answer, Effect, Grant, Launch, Reject, Stop
 from swapd.core.lifecycle import WorkerState
 from swapd.core.records import Worker
+from swapd.core.replicas import next_may_load
 from swapd.core.spec import DeviceSpec, ModelSpec
 
 HOT = model("hot", 300, slots=1, replicas=2, stall_timeout_s=1e6)
@@ -286,3 +287,13 @@ def test_a_device_that_is_handed_over_takes_the_workers_on_it_and_no_other() -> 
     stepper.post(ev.PauseAsked("pause", "CUDA0"))
     assert [worker.state for worker in workers(stepper)] == [WorkerState.DRAINING, WorkerState.READY]
     assert stepper.ledger.charged_bytes("CUDA1") == 300 * MIB
+
+
+def test_the_next_request_may_cause_a_load_where_there_is_no_worker_or_all_are_full() -> None:
+    stepper = Stepper([ram(1000)], HOT)
+    assert next_may_load(stepper.ledger, "hot")
+    stepper.load("hot")
+    assert not next_may_load(stepper.ledger, "hot")
+    stepper.serve("1", "hot")
+    assert next_may_load(stepper.ledger, "hot")
+    assert next_may_load(stepper.ledger, "unknown")

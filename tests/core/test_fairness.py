@@ -22,7 +22,7 @@ from swapd.core.fairness import (
     note_seen,
 )
 from swapd.core.records import Model
-from swapd.core.requests import MAX_VOID, Request, Shares, rank
+from swapd.core.requests import MAX_UNSETTLED, MAX_VOID, Request, Shares, rank
 
 
 def arrived(stepper: Stepper, request_id: str, client: str, *, priority: int = 0, at_s: float | None = None) -> None:
@@ -401,3 +401,21 @@ def test_who_is_first_is_known_whatever_became_of_the_accounts(seed: int) -> Non
             assert shares.first() is min(ranked, key=lambda pair: pair[0])[1].head()
         assert len(shares.ranks) <= MAX_VOID + 2 * len(shares.active)
         assert shares.waiting_since_us == sum(one.arrived_us for one in waiting)
+
+
+def test_a_client_that_only_runs_has_no_place_in_the_order_of_what_waits() -> None:
+    stepper = one_slot()
+    stepper.serve("a0", "a", "alice")
+    stepper.arrive("b0", "a", "bob")
+    assert planned(stepper) == ["b0"]
+
+
+def test_what_was_charged_for_requests_that_are_never_counted_is_kept_within_a_bound() -> None:
+    stepper = one_slot()
+    stepper.load("a")
+    for number in range(MAX_UNSETTLED + 5):
+        stepper.serve(str(number), "a")
+        stepper.finish(str(number))
+    unsettled = stepper.model("a").shares.unsettled
+    assert len(unsettled) == MAX_UNSETTLED
+    assert next(iter(unsettled)) == "5", "the oldest are settled as they were charged"

@@ -16,7 +16,7 @@ from swapd.core.placement import (
     targets,
     usable_gpus,
 )
-from swapd.core.spec import LayerCosts, ModelSpec, Placement, Room, SplitMode
+from swapd.core.spec import DeviceSpec, LayerCosts, ModelSpec, Placement, Room, SplitMode
 
 COSTS = LayerCosts((100,) * 10, (10,) * 10, host_bytes=50, compute_bytes=20)
 """Ten layers of 110 bytes on a GPU, 20 more on each GPU that computes."""
@@ -313,3 +313,14 @@ def test_a_misfit_shows_only_the_ways_that_the_settings_allow() -> None:
     }
     counted = {name: (text or "").count(" needs ") for name, text in said.items()}
     assert counted == {"CPU": 1, "one": 4, "hand": 2}
+
+
+def test_a_model_elsewhere_has_its_first_choice_there() -> None:
+    assert preferred(spec(elsewhere=True), Room({"RAM": 1})).device_bytes == {}
+
+
+def test_the_room_while_nothing_is_loaded_is_what_the_budgets_say() -> None:
+    devices = [DeviceSpec("RAM", 900, 800), DeviceSpec("Vulkan0", 500, 400, shares="RAM")]
+    room = Room.of_budgets(devices)
+    assert room.free_bytes == {"RAM": 800, "Vulkan0": 400}
+    assert room.shares == {"Vulkan0": "RAM"}

@@ -111,3 +111,8 @@ def test_a_single_target_has_no_bound():
     for strategy in STRATEGIES:
         assert attempts(strategy, 20.0, [cold("a")]) == (Attempt("a", None),)
         assert attempts(strategy, 20.0, []) == ()
+
+
+def test_no_other_strategy_is_known() -> None:
+    with pytest.raises(AssertionError):
+        attempts("dice", None, (cold("a"), cold("b")))  # type: ignore[arg-type]
