@@ -54,6 +54,8 @@ class ScriptedSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     reports: bool = True
     """False: a foreign server, which says nothing on the control channel once it is ready."""
     first_token_timeout: float = 600.0
+    abilities: tuple[str, ...] = ()
+    """Beside chats and completions, by the names of `Capabilities`."""
 
 
 class ScriptedBackend:
@@ -76,7 +78,7 @@ class ScriptedBackend:
         return Inspection(
             footprint,
             settings.n_parallel,
-            Capabilities(),
+            Capabilities(**dict.fromkeys(settings.abilities, True)),
             n_ctx=4096,
             n_gpu_layers=n_gpu_layers,
             reports_usage=settings.reports,
