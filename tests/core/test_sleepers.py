@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from support.simulation import MIB, gpu, ram
@@ -11,7 +12,7 @@ from swapd.core import effects as ef
 from swapd.core import events as ev
 from swapd.core.lifecycle import WorkerState
 from swapd.core.sleepers import MAX_FAILURES
-from swapd.core.spec import RAM, LayerCosts, ModelSpec
+from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec
 
 KEPT = {RAM: 700, "CUDA0": 50}
 
@@ -214,3 +215,35 @@ def test_a_request_for_one_that_is_falling_asleep_waits_until_it_can_be_woken() 
     assert ("a", 1) in launches
     worker = stepper.worker("a", WorkerState.LAUNCHING)
     assert worker.id != 1
+
+
+def test_one_whose_model_is_removed_while_it_falls_asleep_ends() -> None:
+    for asleep_first in (True, False):
+        stepper = machine(sleepy("a"), sleepy("b"))
+        stop = evicted(stepper, "a", "b")
+        stepper.post(ev.ModelsChanged((sleepy("b"),)))
+        if asleep_first:
+            effects = stepper.post(ev.WorkerAsleep(stop.worker_id))
+            assert [one.sleeper_id for one in only(ef.StopSleeper, effects)] == [1]
+            stepper.post(ev.SleeperExited(1, "it ended"))
+        else:
+            stepper.post(ev.WorkerExited(stop.worker_id, ev.ExitKind.FAILED, "it broke"))
+        assert stepper.ledger.sleepers == {}
+
+
+def test_one_with_a_place_that_is_not_declared_to_the_byte_ends() -> None:
+    guessed = replace(sleepy("a"), fixed={"CUDA0": None, RAM: 100 * MIB})
+    stepper = machine(guessed, sleepy("b"))
+    assert not evicted(stepper, "a", "b").sleep
+
+
+def test_what_it_keeps_on_an_integrated_gpu_counts_in_ram_too() -> None:
+    def carved(name: str) -> ModelSpec:
+        fixed = {"Vulkan0": 800 * MIB, RAM: 100 * MIB}
+        return replace(sleepy(name, kept={"Vulkan0": 50, RAM: 200}), fixed=fixed, devices=("Vulkan0",))
+
+    small = DeviceSpec("Vulkan0", 1000 * MIB, 1000 * MIB, shares=RAM)
+    stepper = Stepper([small, ram(2000)], carved("a"), carved("b"))
+    assert evicted(stepper, "a", "b").sleep
+    (sleeper,) = stepper.ledger.sleepers.values()
+    assert sleeper.held_bytes == {"Vulkan0": 50 * MIB, RAM: 250 * MIB}
