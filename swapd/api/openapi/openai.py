@@ -171,30 +171,27 @@ _MODELS = {
 }
 
 
-def _form(summary: str) -> Operation:
+def _making(summary: str, body: Body, about: str) -> Operation:
     return Operation(
         dialect=Dialect.OPENAI,
         summary=summary,
-        about="The form goes to the worker as it comes, with the name that it knows the model by.",
-        body=Body(shape=_FORM, kind=FORM, examples={}),
+        about=about,
+        body=body,
         answers={"*/*": ANYTHING},
         errors=HELD_BODY | PASSING,
         leases=True,
         passes=True,
     )
+
+
+def _form(summary: str) -> Operation:
+    about = "The form goes to the worker as it comes, with the name that it knows the model by."
+    return _making(summary, Body(shape=_FORM, kind=FORM, examples={}), about)
 
 
 def _document(summary: str) -> Operation:
-    return Operation(
-        dialect=Dialect.OPENAI,
-        summary=summary,
-        about=_FURTHER,
-        body=Body(shape=MediaBody, examples={"named": {"model": "sd-turbo", "prompt": "a llama"}}),
-        answers={"*/*": ANYTHING},
-        errors=HELD_BODY | PASSING,
-        leases=True,
-        passes=True,
-    )
+    examples = {"named": {"model": "sd-turbo", "prompt": "a llama"}}
+    return _making(summary, Body(shape=MediaBody, examples=examples), _FURTHER)
 
 
 def _question(summary: str) -> Operation:
