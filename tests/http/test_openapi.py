@@ -28,7 +28,7 @@ from swapd.http.media import DOCUMENTS
 from swapd.http.openapi import PATH
 from swapd.http.record import Record
 
-BODIES = 300
+BODIES = 150
 
 
 def respond(body: bytes) -> object:

@@ -16,7 +16,7 @@ from support.openapi_document import published
 from support.repeats import first_seed, repeats
 from support.running_daemon import RunningDaemon, running_daemon, scripted_yaml
 
-REQUESTS, CI_SHARE = 100_000, 0.04
+REQUESTS, CI_SHARE = 100_000, 0.03
 DAMAGED = 24
 """Requests made of each that is drawn."""
 HEAVY = 6
