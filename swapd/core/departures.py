@@ -10,7 +10,7 @@ from swapd.core.events import WorkerExited
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import Cause, WorkerState
 from swapd.core.placement import MIB, place
-from swapd.core.records import LEAVING_STATES, LOADING_STATES, Departure, Model, Worker
+from swapd.core.records import LEAVING_STATES, LOADING_STATES, MAX_CRASHES, Departure, Model, Worker
 from swapd.core.sleepers import fall_asleep, may_sleep
 from swapd.core.spec import RAM, Placement
 
@@ -22,6 +22,8 @@ LOWER_SHARE = 7 / 8
 
 FIRST_BACKOFF_S = 2.0
 MAX_BACKOFF_S = 300.0
+CRASH_WINDOW_S = 60.0
+"""No load begins within it after `records.MAX_CRASHES` crashes in it, whatever was served between them."""
 
 
 def backoff_s(failures: int) -> float:
@@ -165,11 +167,18 @@ def _sum(ledger: Ledger, placement: Placement, name: str) -> str:
 
 
 def note_crash(ledger: Ledger, worker: Worker, message: str, now_s: float, effects: list[Effect]) -> None:
-    """A worker died or hung while it served. The first time in a row its model is simply loaded again."""
+    """A worker died or hung while it served. The first time in a row its model is simply loaded again.
+
+    A request that kills every worker would otherwise have it loaded again for ever, between others that are served.
+    """
     effects.append(Tell("worker_lost", worker.model_id, message))
     model = ledger.models.get(worker.model_id)
     if model is None or model.spec.launch_key != worker.spec.launch_key:
         return  # The settings and the file that it ran with are gone; the new ones have done nothing wrong.
     _note_failure(ledger, model, message)
-    if model.failures > 1:
-        model.retry_at_s = now_s + backoff_s(model.failures - 1)
+    model.crashed_at_s.append(now_s)
+    retry_at_s = now_s if model.failures == 1 else now_s + backoff_s(model.failures - 1)
+    if len(model.crashed_at_s) == MAX_CRASHES:
+        retry_at_s = max(retry_at_s, model.crashed_at_s[0] + CRASH_WINDOW_S)
+    if retry_at_s > now_s:
+        model.retry_at_s = retry_at_s

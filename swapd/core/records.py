@@ -5,6 +5,7 @@ Owns their fields and what follows from one record alone. What holds between rec
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ SAMPLE_PATIENCE_S = 3.0
 
 SLOW_METER = 5
 """How many times as long both are with a device whose meter is costly."""
+
+MAX_CRASHES = 5
+"""Of one model's workers that are remembered."""
 
 LOADING_STATES = frozenset({WorkerState.LAUNCHING, WorkerState.LOADING})
 SERVING_STATES = frozenset({WorkerState.READY, WorkerState.DRAINING})
@@ -160,6 +164,8 @@ class Model:
     failures: int = 0
     #: Workers from this one on were launched after its last failure.
     first_since_failure: int = 0
+    #: When its workers last died or hung while they served.
+    crashed_at_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_CRASHES))
     retry_at_s: float | None = None
     last_error: str | None = None
     portable: bool = False

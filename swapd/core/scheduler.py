@@ -158,6 +158,7 @@ def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, e
         model.verdict = model.last_error = model.retry_at_s = model.load_s = model.usual_load_s = None
         model.failures, model.portable, model.claim = 0, False, None
         model.ceilings.clear()
+        model.crashed_at_s.clear()
         _dismiss(ledger, model.id, "reload", spec.drain_s, now_s, effects)
         return
     for worker in ledger.workers_of(spec.id):

@@ -7,7 +7,7 @@ from support.simulation import model, ram
 from support.stepper import Stepper, only
 
 from swapd.core import events as ev
-from swapd.core.departures import MAX_BACKOFF_S, backoff_s
+from swapd.core.departures import CRASH_WINDOW_S, MAX_BACKOFF_S, backoff_s
 from swapd.core.effects import (
     Answer,
     Effect,
@@ -21,6 +21,7 @@ from swapd.core.effects import (
     Tell,
 )
 from swapd.core.lifecycle import WorkerState
+from swapd.core.records import MAX_CRASHES
 
 
 def kinds(effects: list[Reject]) -> list[RefusalKind]:
@@ -147,6 +148,23 @@ def test_one_answer_that_was_finished_forgives_all_crashes() -> None:
         assert len(only(Launch, stepper.exit("a"))) == 1
         stepper.ready("a")
         stepper.finish(f"next{number}")
+        stepper.wait(CRASH_WINDOW_S / 4)
+
+
+def test_five_crashes_in_a_minute_wait_for_its_end_whatever_was_served_between() -> None:
+    stepper = Stepper([ram(1000)], model("a", 400, slots=1))
+    began_s = stepper.now_s
+    for number in range(MAX_CRASHES):
+        stepper.serve(f"fine{number}", "a")
+        stepper.finish(f"fine{number}")
+        stepper.serve(f"crash{number}", "a")
+        stepper.exit("a")
+        stepper.wait(1.0)
+    effects = stepper.arrive("early", "a", "bob")
+    (reject,) = only(Reject, effects)
+    assert reject.refusal.retry_after_s == began_s + CRASH_WINDOW_S - stepper.now_s
+    stepper.wait(reject.refusal.retry_after_s)
+    assert len(only(Launch, stepper.arrive("late", "a", "bob"))) == 1
 
 
 def test_an_idle_worker_that_dies_is_not_reloaded_before_somebody_asks() -> None:
