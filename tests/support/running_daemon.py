@@ -71,6 +71,14 @@ class RunningDaemon:
         assert worker["pid"] is not None
         return int(worker["pid"])
 
+    async def say_tasks(self) -> dict[str, Any]:
+        """The line of a scripted daemon about its tasks, as they are now."""
+        seen = sum(line.get("event") == "tasks" for line in self.lines)
+        self.process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(30), self.news:
+            await self.news.wait_for(lambda: sum(line.get("event") == "tasks" for line in self.lines) > seen)
+        return [line for line in self.lines if line.get("event") == "tasks"][-1]
+
     def descendants(self) -> list[int]:
         return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 

@@ -7,7 +7,12 @@ hundredths of a second and can do everything wrong.
 
 from __future__ import annotations
 
-import argparse
+import sys
+
+if __name__ == "__main__":
+    # asyncio does without it, and a worker starts sooner.
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+
 import asyncio
 import ctypes
 import json
@@ -15,9 +20,9 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 PROGRESS_EVERY_S = 0.25
@@ -31,6 +36,8 @@ DEFAULTS = {
     "seed": -1,
     "pad": 0,
     "html": 0,
+    "prefill_s": 0.0,
+    "shout_mib": 0,
 }
 HTML = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\n```html\n<b>bold</b>\n```\n"
@@ -84,11 +91,32 @@ class Script:
                 body = json.loads(sent)
             except ValueError:
                 body = {}
-            await self.answer(headers.get("x-request-id", "?"), body if isinstance(body, dict) else {}, writer)
+            request_id = headers.get("x-request-id", "?")
+            await self.answer_unless_left(request_id, body if isinstance(body, dict) else {}, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+
+    async def answer_unless_left(
+        self, request_id: str, body: dict[str, object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Give up as soon as nobody is there to read. Asked for its `diary` it says when it took and lost whom."""
+        messages = body.get("messages") or [{}]
+        keeps_diary = "diary" in str(messages[-1].get("content")).split()  # type: ignore[index]
+        if keeps_diary:
+            print(f"took {request_id} {time.monotonic()}", flush=True)
+        answering = asyncio.create_task(self.answer(request_id, body, writer))
+        left = asyncio.create_task(reader.read())
+        await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            if keeps_diary:
+                print(f"left {request_id} {time.monotonic()}", flush=True)
+            answering.cancel()
+        left.cancel()
+        await asyncio.wait({answering, left})
+        if not answering.cancelled() and (error := answering.exception()):
+            raise error
 
     async def answer(self, request_id: str, body: dict[str, object], writer: asyncio.StreamWriter) -> None:
         order = dict(DEFAULTS)
@@ -101,6 +129,8 @@ class Script:
         lines = [f"HTTP/1.1 {order['status']} X", f"Content-Type: {kind}", "Connection: close", "", ""]
         head = "\r\n".join(lines).encode()
         sent = 0
+        await asyncio.sleep(order["prefill_s"])
+        shout(int(order["shout_mib"]))
         if body.get("stream"):
             writer.write(head)
         for number in range(int(order["tokens"])):
@@ -137,6 +167,13 @@ class Script:
             whole = json.dumps(document).encode()
             writer.write(head[:-2] + f"Content-Length: {len(whole)}\r\n\r\n".encode() + whole)
         await writer.drain()
+
+
+def shout(size_mib: int) -> None:
+    """So much to stderr, in lines of 1 KiB."""
+    for _ in range(size_mib):
+        sys.stderr.buffer.write((b"e" * 1023 + b"\n") * 1024)
+    sys.stderr.buffer.flush()
 
 
 def die_with_the_parent() -> None:
@@ -204,12 +241,6 @@ async def serve(script: Script, path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--socket", required=True)
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--settings", required=True)
-    parser.add_argument("--offload", required=True)
-    parser.add_argument("--portable", action="store_true")
     if sys.argv[1] == "--spare":
         die_with_the_parent()
         spare = socket.socket(fileno=int(sys.argv[2]))
@@ -219,16 +250,18 @@ def main() -> None:
             return
         sys.argv[1:] = json.loads(line)[3:]
         print("was a spare", flush=True)
-    arguments = parser.parse_args()
+    flags = sys.argv[1:]
+    portable = "--portable" in flags
+    values = dict(pairwise(flags))
     die_with_the_parent()
-    control = socket.socket(fileno=arguments.control_fd)
-    settings = json.loads(arguments.settings)
-    settings["_portable"] = arguments.portable
-    settings["_offload"] = json.loads(arguments.offload)
+    control = socket.socket(fileno=int(values["--control-fd"]))
+    settings = json.loads(values["--settings"])
+    settings["_portable"] = portable
+    settings["_offload"] = json.loads(values["--offload"])
     threading.Thread(target=die_with_the_daemon, args=(control,), daemon=True).start()
     script = Script(control, settings)
     load(script)
-    asyncio.run(serve(script, arguments.socket))
+    asyncio.run(serve(script, values["--socket"]))
 
 
 if __name__ == "__main__":
