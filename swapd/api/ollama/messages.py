@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from swapd.errors import BadRequestError
+
 
 class CalledFunction(msgspec.Struct):
     name: Annotated[str, Meta(min_length=1)]
@@ -39,9 +41,12 @@ _IMAGE_TYPES = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"
 
 
 def image_url(data: str) -> str:
-    """An image in base64 as a data: URL. What is none is the worker's to refuse."""
+    """An image in base64 as a data: URL. Raises `BadRequestError` for an address; other nonsense is the worker's to
+    refuse."""
     if data.startswith("data:"):
         return data
+    if ":" in data or "." in data:
+        raise BadRequestError("images: expected images in base64; swapd fetches none", param="images")
     kind = next((kind for start, kind in _IMAGE_TYPES.items() if data.startswith(start)), "png")
     return f"data:image/{kind};base64,{data}"
 
