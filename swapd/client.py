@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,9 +167,10 @@ class Client:
                 if line.startswith("data:"):
                     yield line.removeprefix("data:").removeprefix(" ")
 
-    async def requests_ended(self) -> AsyncGenerator[RequestEnded, None]:
-        """Each request that ends from now on, until the daemon ends the stream."""
+    async def requests_ended(self, began: Callable[[], None]) -> AsyncGenerator[RequestEnded, None]:
+        """Each request that ends once `began` was called, until the daemon ends the stream."""
         async with self._request("GET", "/swapd/v1/requests", None, timeout_s=None) as response:
+            began()
             async for line in _lines(response):
                 if line.startswith("data:"):
                     yield _decode(line.removeprefix("data:").encode(), RequestEnded)

@@ -32,8 +32,12 @@ async def _record(client: Client, file: BinaryIO, for_s: float | None) -> int:
     """How many requests were recorded."""
     file.write(encode(_header(await client.status())))
     count = 0
+
+    def began() -> None:
+        complain(f"recording into {file.name}" + ("; Ctrl-C ends it" if for_s is None else ""))
+
     try:
-        async with asyncio.timeout(for_s), aclosing(client.requests_ended()) as ended:
+        async with asyncio.timeout(for_s), aclosing(client.requests_ended(began)) as ended:
             start = None
             async for one in ended:
                 start = one.arrived_at if start is None else start

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from support.oracle import until
 from support.running_daemon import chat, running_daemon, scripted_yaml
 
 from swapd.simulate.trace import read
@@ -18,14 +19,16 @@ async def test_what_a_daemon_served_is_a_trace_without_what_was_said(tmp_path: P
     file = tmp_path / "trace.jsonl"
     async with running_daemon(tmp_path, scripted_yaml(tmp_path, MODELS)) as daemon:
         recorder = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "swapd", "record", str(file), "--url", daemon.url, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "swapd", "record", str(file), "--url", daemon.url),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
-            # Until the recorder listens, nothing is recorded.
-            while not file.exists() or b'"request"' not in file.read_bytes():
-                await chat(daemon.url, "a", "tokens=4 secret")
-            recorder.send_signal(signal.SIGINT)
-            said, _ = await recorder.communicate()
+        assert recorder.stderr is not None
+        assert b"recording into" in await asyncio.wait_for(recorder.stderr.readline(), 60)
+        assert (await chat(daemon.url, "a", "tokens=4 secret")).done
+        await until(lambda: asyncio.to_thread(lambda: b'"request"' in file.read_bytes()))
+        recorder.send_signal(signal.SIGINT)
+        said, _ = await asyncio.wait_for(recorder.communicate(), 30)
     assert recorder.returncode == 0
     assert b"try: swapd simulate" in said
     with file.open("rb") as lines:
