@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from support.front_door import CHAT, Call, House, ScriptedDoor, book_in_memory, chat_body, house, model, worker
+from support.routes import all_routes
 
 from swapd.config.keys import ApiKey, Scope, digest
 from swapd.config.schema import Config
@@ -31,22 +32,6 @@ def ring(**fields: object) -> Keyring:
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-def all_routes() -> list[tuple[str, str, str]]:
-    """Method, pattern and a path of every route, as the application really has them."""
-    with book_in_memory() as book:
-        app = make_app(ScriptedDoor(), Config, Metrics(), book)
-    found = []
-    for route in app.router.routes():
-        assert route.resource is not None
-        pattern = route.resource.canonical
-        of_model = "/models/" in pattern or "/logs/" in pattern
-        path = pattern.replace("{id}", "org/tiny" if of_model else "r1")
-        path = path.replace("{name}", "main.js" if pattern.startswith("/ui/") else "CUDA0")
-        path = path.replace("{target}", "org/tiny/health").replace("{digest}", "sha256:0")
-        found.append((route.method.replace("*", "GET"), pattern, path))
-    return found
 
 
 async def status_of(home: House, method: str, path: str, headers: dict[str, str]) -> int:

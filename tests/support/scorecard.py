@@ -25,7 +25,7 @@ def seeded() -> random.Random:
     return random.Random(seed)
 
 
-def figure(item: int, text: str) -> None:
+def figure(item: int | str, text: str) -> None:
     """Say what was measured for one item of the scorecard."""
     line = f"scorecard {item}: {text}"
     print(line)

@@ -109,10 +109,9 @@ class Script:
         answering = asyncio.create_task(self.answer(request_id, body, writer))
         left = asyncio.create_task(reader.read())
         await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            if keeps_diary:
-                print(f"left {request_id} {time.monotonic()}", flush=True)
-            answering.cancel()
+        if keeps_diary and (not answering.done() or isinstance(answering.exception(), ConnectionError)):
+            print(f"left {request_id} {time.monotonic()}", flush=True)
+        answering.cancel()
         left.cancel()
         await asyncio.wait({answering, left})
         if not answering.cancelled() and (error := answering.exception()):

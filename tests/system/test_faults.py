@@ -144,8 +144,8 @@ async def test_six_faults_at_random_moments_under_load_lose_nothing_and_leave_no
     answered = total(samples, "requests_total", endpoint="/v1/chat/completions")
     endings = storm.endings
     figure(
-        0,
-        f"faults, {LENGTH_S:g} s ({disk.kind}): {dict(storm.happened)}; {storm.asked} requests: "
+        "faults",
+        f"{LENGTH_S:g} s ({disk.kind}): {dict(storm.happened)}; {storm.asked} requests: "
         f"{dict(endings.counts)}, {storm.left} left; {dict(endings.codes)}; "
         f"{total(samples, 'model_loads_total'):.0f} loads, "
         f"{total(samples, 'activity_dropped_rows_total'):.0f} rows dropped",
