@@ -24,7 +24,7 @@ from support.running_pool import alive, gone
 from support.scorecard import centiles, figure, seeded, times
 
 STREAMS = 50
-AT_ONCE = 4
+AT_ONCE = 2
 SURVIVE_S = 1.0
 WRAPPED = f"""\
   own: {{path: a.model, memory_mib: 10}}

@@ -101,7 +101,7 @@ class Storm:
         self.left += 1
 
     async def reload(self) -> None:
-        size_mib, kept = self.rng.randint(55, 60), self.rng.randint(MODELS - 2, MODELS)
+        size_mib, kept = self.rng.randint(55, 60), self.rng.choice((MODELS, MODELS, MODELS - 1))
         text = models(kept, size_mib) if self.rng.random() < 0.8 else "  m0: {pth: nowhere}\n"
         whole = self.daemon.config.read_text()
         self.daemon.config.write_text(whole[: whole.index("models:\n")] + f"models:\n{text}")
@@ -116,7 +116,7 @@ class Storm:
 def models(count: int, size_mib: int) -> str:
     # The size of the last one alone changes, so that a reload leaves the others where they are.
     sizes = [60] * (MODELS - 1) + [size_mib]
-    keys = "stall_timeout: 1s, n_parallel: 4"
+    keys = "stall_timeout: 1s, load_timeout: 2s, n_parallel: 4"
     return "".join(f"  m{n}: {{path: a.model, memory_mib: {sizes[n]}, {keys}}}\n" for n in range(count))
 
 

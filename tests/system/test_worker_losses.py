@@ -23,7 +23,7 @@ KILLS_EACH = 4
 
 
 def models(count: int, keys: str = "") -> str:
-    return "".join(f"  m{number}: {{path: a.model, memory_mib: 5{keys}}}\n" for number in range(count))
+    return "".join(f"  m{number}: {{path: a.model, memory_mib: 2{keys}}}\n" for number in range(count))
 
 
 async def pid_of(daemon: RunningDaemon, model: str) -> int | None:
@@ -98,7 +98,9 @@ async def test_a_stopped_worker_is_found_in_time_while_the_others_go_on(tmp_path
     rng, stops, at_once = seeded(), times(200, at_least=20), 20
     names = [f"m{number}" for number in range(max(at_once, stops // KILLS_EACH))]
     victims, others, seen_s = Endings(), Endings(), []
-    yaml = scripted_yaml(tmp_path, models(len(names), f", stall_timeout: {STALL_S:g}s") + "  other: {path: b.model}\n")
+    yaml = scripted_yaml(
+        tmp_path, models(len(names), f", stall_timeout: {STALL_S:g}s") + "  other: {path: b.model, memory_mib: 2}\n"
+    )
     async with running_daemon(tmp_path, yaml) as daemon, clients(600) as session:
         before = await held_without_workers(daemon)
         enough = asyncio.Event()
