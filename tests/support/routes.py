@@ -18,7 +18,8 @@ def all_routes(model: str = "org/tiny") -> list[tuple[str, str, str]]:
         assert route.resource is not None
         pattern = route.resource.canonical
         of_model = "/models/" in pattern or "/logs/" in pattern
-        path = pattern.replace("{id}", model if of_model else "r1").replace("{name}", "CUDA0")
+        path = pattern.replace("{id}", model if of_model else "r1")
+        path = path.replace("{name}", "main.js" if pattern.startswith("/ui/") else "CUDA0")
         path = path.replace("{target}", f"{model}/health").replace("{digest}", "sha256:0")
         found.append((route.method.replace("*", "GET"), pattern, path))
     return found

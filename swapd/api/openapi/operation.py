@@ -103,6 +103,7 @@ RELAYED = (
     HELD_BODY
     | PASSING
     | {
+        errors.StructuredForbiddenError,
         errors.WorkerFailedError,
         errors.UpstreamRefusedError,
         errors.UpstreamTimeoutError,

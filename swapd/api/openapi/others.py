@@ -136,8 +136,8 @@ def _not_offered(summary: str) -> Operation:
 _OLLAMA_MODELS = {
     ("GET", "/"): Operation(
         dialect=Dialect.SWAPD,
-        summary="A sign of life, in words that Ollama's clients look for",
-        answers={TEXT: STRING},
+        summary="A sign of life, in words that Ollama's clients look for; for browsers the web page",
+        answers={TEXT: STRING, "text/html": STRING},
     ),
     ("GET", "/api/version"): Operation(
         dialect=Dialect.OLLAMA,

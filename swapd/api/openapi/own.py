@@ -52,6 +52,12 @@ _WATCHING = {
         answers={JSON: {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}},
         errors=_STOPPING,
     ),
+    ("GET", "/ui/{name}"): Operation(
+        dialect=Dialect.SWAPD,
+        summary="A file of the web page",
+        answers=dict.fromkeys(("text/html", "text/css", "text/javascript", "image/svg+xml"), STRING),
+        errors=frozenset((errors.NotFoundError,)),
+    ),
     ("GET", "/metrics"): Operation(
         dialect=Dialect.SWAPD, summary="Prometheus' metrics", answers={TEXT: STRING}, errors=frozenset()
     ),
@@ -99,6 +105,12 @@ _CHANGING = {
     ("POST", "/swapd/v1/models/{id}/load"): _change("Load a model and wait for it", ModelStatus, LOADING),
     ("POST", "/swapd/v1/models/{id}/unload"): _change(
         "Let a model's requests end and its workers go", ModelStatus, NAMING | _STOPPING
+    ),
+    ("POST", "/swapd/v1/models/{id}/pin"): _change(
+        "Keep a model loaded until the daemon ends, whatever the configuration says", ModelStatus, NAMING | _STOPPING
+    ),
+    ("POST", "/swapd/v1/models/{id}/unpin"): _change(
+        "Let a model go again when others need its room", ModelStatus, NAMING | _STOPPING
     ),
     ("POST", "/swapd/v1/unload"): _change("The same of every model that is loaded", Unloaded, _STOPPING),
     ("POST", "/swapd/v1/requests/{id}/cancel"): Operation(
