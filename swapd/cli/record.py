@@ -23,18 +23,20 @@ def record(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"{arguments.file} cannot be written: {error.strerror}") from None
     with file:
-        count = ask(arguments, lambda client: _record(client, file, arguments.for_s))
+        count = ask(
+            arguments, lambda client: _record(client, file, arguments.for_s, f"recording into {arguments.file}")
+        )
     print_line(f"{count:,} requests are in {arguments.file}; try: swapd simulate {arguments.file}")
     return 0
 
 
-async def _record(client: Client, file: BinaryIO, for_s: float | None) -> int:
-    """How many requests were recorded."""
+async def _record(client: Client, file: BinaryIO, for_s: float | None, doing: str = "recording") -> int:
+    """How many requests were recorded. That it has begun is told as `doing`."""
     file.write(encode(_header(await client.status())))
     count = 0
 
     def began() -> None:
-        complain(f"recording into {file.name}" + ("; Ctrl-C ends it" if for_s is None else ""))
+        complain(doing + ("; Ctrl-C ends it" if for_s is None else ""))
 
     try:
         async with asyncio.timeout(for_s), aclosing(client.requests_ended(began)) as ended:
