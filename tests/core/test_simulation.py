@@ -299,6 +299,7 @@ def test_the_same_seed_is_the_same_history() -> None:
     assert first.now_s == second.now_s
 
 
+@pytest.mark.timeout(400)
 def test_the_histories_reach_every_kind_of_end() -> None:
     """A simulation that never saw an eviction or a crash would prove nothing."""
     told: set[str] = set()

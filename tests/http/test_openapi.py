@@ -240,7 +240,7 @@ async def test_the_daemons_own_answers_are_as_documented() -> None:
             named = path.replace("{id}", "org/tiny").replace("{name}", "main.js")
             async with home.http.get(named) as response:
                 assert response.status == 200, path
-                assert response.content_type in content, path
+                assert response.content_type in content or "*/*" in content, path
                 if response.content_type == "application/json":
                     errors_ = list(validator(content["application/json"]["schema"]).iter_errors(await response.json()))
                     assert errors_ == [], path

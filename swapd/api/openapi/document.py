@@ -38,7 +38,7 @@ _ABOUT = (
 )
 _PARAMETERS: Mapping[str, str] = {
     "id": "Of a model an id or an alias, whose slashes may stand as they are; of a request its X-Request-Id.",
-    "name": "Of a device, as llama.cpp prints it, or RAM.",
+    "name": "Of a device, as llama.cpp prints it, or RAM; of a file.",
     "target": "MODEL/PATH",
     "digest": "Of a file.",
 }
@@ -228,6 +228,8 @@ def _responses(
             **content,
         }
         made[str(status)] = shared.ref(f"{error.partition('.')[0]}.{status}", told)
+    if operation.unchanged:
+        made["304"] = {"description": "The client has it already (`If-None-Match`)."}
     if operation.passes:
         made["default"] = {"description": "The worker's own answer, in its own words."}
     return made

@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]
 Shape = type | Schema
 """A struct stands for the schema that msgspec makes of it."""
 
-JSON, EVENTS, TEXT = "application/json", "text/event-stream", "text/plain"
+JSON, EVENTS, TEXT, HTML = "application/json", "text/event-stream", "text/plain", "text/html"
 LINES, FORM = "application/x-ndjson", "multipart/form-data"
 ANYTHING: Schema = {}
 STRING: Schema = {"type": "string"}
@@ -69,6 +69,8 @@ class Operation:
     endless: bool = False
     leases: bool = False
     """A place at a worker is waited for: answers tell of the wait, and the client may lower its priority."""
+    unchanged: bool = False
+    """A client that says what it has of the answer is told that it has the newest (304)."""
     passes: bool = False
     """The answer may be a worker's own, with any status."""
 
