@@ -324,3 +324,15 @@ def test_the_room_while_nothing_is_loaded_is_what_the_budgets_say() -> None:
     room = Room.of_budgets(devices)
     assert room.free_bytes == {"RAM": 800, "Vulkan0": 400}
     assert room.shares == {"Vulkan0": "RAM"}
+
+
+def test_rows_that_one_of_the_gpus_cannot_hold_are_not_cut_so() -> None:
+    costs = LayerCosts((100, 100, 100, 100), (0, 90, 0, 0), host_bytes=0, compute_bytes=0)
+    rows = ModelSpec("m", "1", 2, costs, split_mode=SplitMode.ROW)
+    uneven = LayerCosts((10, 10, 10, 370), (0,) * 4, host_bytes=0, compute_bytes=0)
+    assert place(rows, Room({"RAM": PLENTY, "CUDA0": 300, "CUDA1": 300})) is not None
+    found = place(
+        ModelSpec("m", "1", 2, uneven, split_mode=SplitMode.ROW), Room({"RAM": PLENTY, "CUDA0": 31, "CUDA1": 371})
+    )
+    assert found is not None
+    assert len(found.devices) < 2, "each GPU would have its part of every layer, and the small one has no room for that"

@@ -247,3 +247,24 @@ def test_what_it_keeps_on_an_integrated_gpu_counts_in_ram_too() -> None:
     assert evicted(stepper, "a", "b").sleep
     (sleeper,) = stepper.ledger.sleepers.values()
     assert sleeper.held_bytes == {"Vulkan0": 50 * MIB, RAM: 250 * MIB}
+
+
+def test_the_end_of_a_process_that_is_no_sleeper_any_more_is_read_over() -> None:
+    stepper = machine(sleepy("a"), sleepy("b"))
+    assert stepper.post(ev.SleeperExited(99, "it ended")) == []
+    asleep(stepper)
+    stepper.post(ev.UnloadAsked("x", "b"))
+    stepper.exit("b")
+    stepper.wait(11.0)
+    stepper.arrive("again", "a")
+    stepper.post(ev.SleeperExited(1, "it ended"))
+    stepper.ready("a")
+    assert "again" in stepper.ledger.running
+
+
+def test_an_integrated_gpu_on_which_it_keeps_nothing_changes_nothing() -> None:
+    small = DeviceSpec("Vulkan0", 1000 * MIB, 1000 * MIB, shares=RAM)
+    stepper = Stepper([gpu("CUDA0", 1000), small, ram(2000)], sleepy("a"), sleepy("b"))
+    assert evicted(stepper, "a", "b").sleep
+    (sleeper,) = stepper.ledger.sleepers.values()
+    assert sleeper.held_bytes == {RAM: 700 * MIB, "CUDA0": 50 * MIB}

@@ -345,6 +345,8 @@ class _Judge:
         told = self._responses.get(str(answer.status))
         if told is None:
             return None if its_own else "the status is not documented"
+        if its_own and answer.status != 200:
+            return None
         content = told.get("content")
         if content and answer.body and "*/*" not in content and answer.kind not in content:
             return "the content type is not documented"
