@@ -11,6 +11,8 @@ from swapd import __version__
 from swapd.activity.shapes import GROUPINGS
 from swapd.cli.places import CONFIG_HELP
 
+MIN_INTERVAL_S = 0.1
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -118,6 +120,8 @@ def _add_client_commands(
     which = unload.add_mutually_exclusive_group(required=True)
     which.add_argument("model", metavar="MODEL", nargs="?")
     which.add_argument("--all", action="store_true", help="every model that is loaded")
+    top = _add(commands, "top", "top:top", "watch memory, models and requests live")
+    top.add_argument("--interval", metavar="TIME", type=_interval, default=1.0, help="such as 500ms; 1s by itself")
     models = _add(commands, "models", "remote:models", "print the models' names, one a line")
     chat = _add(commands, "chat", "chat:chat", "talk with a model; with a prompt, or one in a pipe, for one answer")
     chat.add_argument("model", metavar="MODEL")
@@ -149,7 +153,8 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    for command in (ps, models, chat, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record):
+    asking = (ps, top, models, chat, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record)
+    for command in asking:
         command.add_argument(
             "--url",
             type=_url,
@@ -171,6 +176,13 @@ def _add(
     parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     parser.set_defaults(run=_deferred(target))
     return parser
+
+
+def _interval(text: str) -> float:
+    value_s = _time(text)
+    if not MIN_INTERVAL_S <= value_s <= 60:
+        raise argparse.ArgumentTypeError("must be from 100ms to 1m")
+    return value_s
 
 
 def _deferred(target: str) -> Command:

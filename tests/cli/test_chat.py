@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.admin_script import Script, model_document, scripted_admin, status_document
+from support.terminal import Terminal
 
 from swapd.cli import main
 
@@ -68,45 +67,6 @@ def test_what_goes_wrong_is_one_line_and_exit_1(
     pipe_in(monkeypatch, "")
     assert main(["chat", "tiny", "--url", daemon.url]) == 1
     assert "there is nothing to say" in capsys.readouterr().err
-
-
-class Terminal:
-    """A command in a terminal of its own, as a person has it."""
-
-    def __init__(self, *argv: str) -> None:
-        self._ours, theirs = pty.openpty()
-        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "swapd", *argv], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
-        )
-        os.close(theirs)
-        self.text = ""
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self._ours, 4096)
-            except OSError:
-                return
-            with self._news:
-                self.text += data.decode("utf-8", "replace")
-                self._news.notify_all()
-
-    def wait_for(self, words: str, times: int = 1) -> None:
-        with self._news:
-            assert self._news.wait_for(lambda: self.text.count(words) >= times, timeout=30), self.text
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def end(self) -> int:
-        code = self.process.wait(30)
-        self._reader.join(30)
-        os.close(self._ours)
-        return code
 
 
 def test_a_conversation_goes_on_from_what_was_said_and_begins_anew_when_it_is_told_to(daemon: Script) -> None:
