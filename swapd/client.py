@@ -82,6 +82,10 @@ def _checked_url(text: str) -> str:
     return text.rstrip("/")
 
 
+class _Listed(msgspec.Struct):
+    capabilities: tuple[str, ...] = ()
+
+
 class Client:
     """One connection pool to one daemon; use it with `async with`. `key` is sent to a daemon that asks for one."""
 
@@ -106,6 +110,11 @@ class Client:
 
     async def status(self) -> Status:
         return _decode(await self._fetch("GET", "/swapd/v1/status"), Status)
+
+    async def able(self, model: str) -> Sequence[str]:
+        """What a model can do, by the names of `capabilities` in /v1/models."""
+        body = await self._fetch("GET", f"/v1/models/{quote(model, safe='')}")
+        return _decode(body, _Listed).capabilities
 
     async def load(self, model: str) -> ModelStatus:
         """Load a model and wait until it is ready, however long that takes."""

@@ -120,6 +120,9 @@ def _add_client_commands(
     which = unload.add_mutually_exclusive_group(required=True)
     which.add_argument("model", metavar="MODEL", nargs="?")
     which.add_argument("--all", action="store_true", help="every model that is loaded")
+    doctor = _add(commands, "doctor", "doctor:doctor", "look for what is wrong: installation, drivers, files, models")
+    doctor.add_argument("--no-tokens", action="store_true", help="do not ask each model for a token, which loads it")
+    _add_json(doctor)
     top = _add(commands, "top", "top:top", "watch memory, models and requests live")
     top.add_argument("--interval", metavar="TIME", type=_interval, default=1.0, help="such as 500ms; 1s by itself")
     models = _add(commands, "models", "remote:models", "print the models' names, one a line")
@@ -153,8 +156,11 @@ def _add_client_commands(
     record.add_argument(
         "--for", metavar="TIME", dest="for_s", type=_time, help="such as 10m or 24h; without it until Ctrl-C"
     )
-    asking = (ps, top, models, chat, load, unload, pin, unpin, pause, resume, cancel, profile, usage, logs, record)
-    for command in asking:
+    looking, changing = (
+        (doctor, ps, top, models, usage, logs, record),
+        (load, unload, pin, unpin, pause, resume, cancel),
+    )
+    for command in (*looking, *changing, chat, profile):
         command.add_argument(
             "--url",
             type=_url,

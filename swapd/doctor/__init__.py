@@ -1,0 +1,1 @@
+"""What `swapd doctor` looks at: this machine and this installation, one finding a check."""
