@@ -7,7 +7,8 @@ from swapd.core.effects import Refusal, RefusalKind
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.records import LOADING_STATES, Model, Worker
-from swapd.core.turns import reload_s, usual_service_s
+from swapd.core.sleepers import sleeper_of
+from swapd.core.turns import start_s, usual_service_s
 
 MAX_RETRY_AFTER_S = 60.0
 """What clients' libraries still keep to."""
@@ -55,7 +56,8 @@ def expected_wait_s(ledger: Ledger, model: Model, position: int, now_s: float) -
     """Seconds until the request at a position, the next to be granted being at 1, is granted.
 
     None as long as that would be a guess: no request was served yet, or the model is not up and neither are the seconds
-    of its load known nor has it begun. A place becomes free every mean service time over the places that there are.
+    of its load or its waking known nor has that begun. A place becomes free every mean service time over the places
+    that there are.
     """
     if model.service_s is None:
         return None
@@ -63,9 +65,10 @@ def expected_wait_s(ledger: Ledger, model: Model, position: int, now_s: float) -
     if ready:
         return position * model.service_s / ready
     loading = [worker for worker in ledger.workers_of(model.id) if worker.state in LOADING_STATES]
-    if not loading or model.load_s is None:
+    takes_s = model.load_s if sleeper_of(ledger, model.id) is None else model.usual_wake_s
+    if not loading or takes_s is None:
         return None
-    rest_s = min(_load_rest_s(worker, model.load_s, now_s) for worker in loading)
+    rest_s = min(_load_rest_s(worker, takes_s, now_s) for worker in loading)
     rounds = (position - 1) // _places(ledger, model, *LOADING_STATES)
     return rest_s + rounds * model.service_s
 
@@ -83,7 +86,7 @@ def retry_after_s(ledger: Ledger, model: Model, now_s: float) -> float:
     waiting = len(model.waiting)
     wait_s = expected_wait_s(ledger, model, waiting, now_s)
     if wait_s is None:
-        load_s = 0.0 if serves(ledger, model) else reload_s(model, model.spec)
+        load_s = 0.0 if serves(ledger, model) else start_s(ledger, model)
         wait_s = load_s + waiting * usual_service_s(model) / model.spec.slots
     return _clamped(wait_s)
 

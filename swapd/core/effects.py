@@ -115,7 +115,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class StopSleeper:
-    """Terminate a process that sleeps, and report SleeperExited."""
+    """Terminate a process that sleeps, or is about to, and report its end: SleeperExited, or WorkerExited."""
 
     sleeper_id: int
 

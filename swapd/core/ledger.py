@@ -287,6 +287,9 @@ class Ledger:
                     assert worker is not None, told
                     assert worker.ready_at_s is None, told
                     assert worker.placement is sleeper.placement, told
+                case SleeperState.LEAVING if sleeper.worker_id is not None:
+                    assert worker is self.workers.get(key) is not None, told
+                    assert worker.state is WorkerState.STOPPING, told
                 case _:
                     assert sleeper.worker_id is None, told
                     assert key not in self.workers, told

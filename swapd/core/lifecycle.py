@@ -124,6 +124,7 @@ SLEEPER_CAUSE_MEANING = {
 SLEEPER_TRANSITIONS: dict[SleeperState, dict[SleeperCause, SleeperState]] = {
     SleeperState.FALLING: {
         SleeperCause.FELL_ASLEEP: SleeperState.ASLEEP,
+        SleeperCause.END_ASKED: SleeperState.LEAVING,
         SleeperCause.EXITED: SleeperState.GONE,
     },
     SleeperState.ASLEEP: {
@@ -136,6 +137,8 @@ SLEEPER_TRANSITIONS: dict[SleeperState, dict[SleeperCause, SleeperState]] = {
         SleeperCause.EXITED: SleeperState.GONE,
     },
     SleeperState.LEAVING: {
+        # News that was on its way when the end was asked.
+        SleeperCause.FELL_ASLEEP: SleeperState.LEAVING,
         SleeperCause.EXITED: SleeperState.GONE,
     },
     SleeperState.GONE: {},

@@ -23,6 +23,7 @@ class Reach:
     """Workers that may be asked to leave, as seen in one plan."""
 
     def __init__(self, ledger: Ledger, now_s: float) -> None:
+        self._ledger = ledger
         self._now_s = now_s
         self.limits = ledger.open_limits
         self._mapped = ledger.mapped()
@@ -51,7 +52,7 @@ class Reach:
             return now_s
         if best is None or not self._holds(model, best, soon, self._at_bound):
             return inf
-        wanted = want(model, now_s)
+        wanted = want(self._ledger, model, now_s)
         if wanted.bound_s <= now_s:
             return now_s
         times = [(busy_leave_at_s(held, wanted, now_s), sizes) for held, sizes in self._busy]

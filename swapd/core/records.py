@@ -88,8 +88,6 @@ class Sleeper:
     state: SleeperState = SleeperState.FALLING
     worker_id: int | None = None
     """The worker that it still is, or is again."""
-    is_unwanted: bool = False
-    """It is to end as soon as it sleeps."""
 
     @property
     def model_id(self) -> str:

@@ -155,8 +155,9 @@ def _change_model(ledger: Ledger, model: Model, spec: ModelSpec, now_s: float, e
         model.claim = None
     model.spec = spec
     if changed:
-        model.verdict = model.last_error = model.retry_at_s = model.load_s = model.usual_load_s = None
-        model.failures, model.portable, model.claim = 0, False, None
+        model.verdict = model.last_error = model.retry_at_s = model.load_s = None
+        model.usual_load_s = model.usual_wake_s = None
+        model.failures, model.sleep_failures, model.portable, model.claim = 0, 0, False, None
         model.ceilings.clear()
         model.crashed_at_s.clear()
         _dismiss(ledger, model.id, "reload", spec.drain_s, now_s, effects)
@@ -220,7 +221,7 @@ def _unload_asked(ledger: Ledger, event: ev.UnloadAsked, now_s: float, effects: 
         return
     model.unload_asks.append(Ask(event.ask_id, now_s))
     _dismiss(ledger, model.id, "asked", model.spec.drain_s, now_s, effects)
-    dismiss_sleeper(ledger, model.id)
+    dismiss_sleeper(ledger, model.id, effects)
     answer_unloads(ledger, model, effects)
 
 

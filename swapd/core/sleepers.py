@@ -21,6 +21,9 @@ from swapd.core.spec import ModelSpec, Placement, shared_memories
 MAX_FAILURES = 2
 """Times in a row that a model may fail to sleep or to wake before its workers end like any other's."""
 
+_ENDED_BY_ITSELF = frozenset({SleeperState.FALLING, SleeperState.ASLEEP})
+"""One that wakes ends as the worker that it is again."""
+
 SETTLE_S = 10.0
 """As `swapd.core.devices`: how long a GPU may take to show memory as free again."""
 
@@ -75,14 +78,15 @@ def _kept_bytes(ledger: Ledger, spec: ModelSpec, placement: Placement) -> Mappin
 
 
 def worker_asleep(ledger: Ledger, event: WorkerAsleep, now_s: float, effects: list[Effect]) -> Worker:
-    """It sleeps. Returns the worker that it was, for its memory to be taken out."""
+    """It sleeps, if only until it ends. Returns the worker that it was, for its memory to be taken out."""
     worker, sleeper = ledger.workers[event.worker_id], ledger.sleepers[event.worker_id]
     assert worker.departure is not None
     sleeper.move(SleeperCause.FELL_ASLEEP)
     sleeper.worker_id, sleeper.since_s = None, now_s
     effects.append(ReportDeparture(worker.model_id, worker.departure.reason, worker.departure.is_eviction))
-    what = describe(sleeper.held_bytes) or "nothing"
-    effects.append(Tell("asleep", worker.model_id, f"{worker.model_id!r} sleeps and keeps {what}"))
+    if sleeper.state is SleeperState.ASLEEP:
+        what = describe(sleeper.held_bytes) or "nothing"
+        effects.append(Tell("asleep", worker.model_id, f"{worker.model_id!r} sleeps and keeps {what}"))
     return worker
 
 
@@ -98,7 +102,7 @@ def sleeper_of(ledger: Ledger, model_id: str) -> Sleeper | None:
 def _asleep(ledger: Ledger, model: Model) -> Sleeper | None:
     """The model's sleeper that can be woken as its worker."""
     found = sleeper_of(ledger, model.id)
-    if found is None or found.state is not SleeperState.ASLEEP or found.is_unwanted:
+    if found is None or found.state is not SleeperState.ASLEEP:
         return None
     return found if found.spec.launch_key == model.spec.launch_key else None
 
@@ -144,7 +148,7 @@ def awoke(ledger: Ledger, worker: Worker) -> bool:
 def broke(ledger: Ledger, worker: Worker) -> SleeperState | None:
     """A worker has ended that was falling asleep, or waking: its sleeper has, too. Returns what it was doing.
 
-    It counts against its model, unless it was asked to end.
+    It counts against its model, unless it was asked to end meanwhile.
     """
     found = _of_worker(ledger, worker)
     if found is None:
@@ -180,11 +184,17 @@ def sleeper_exited(ledger: Ledger, event: SleeperExited, now_s: float, effects: 
     ledger.note_release()
 
 
-def dismiss_sleeper(ledger: Ledger, model_id: str) -> None:
-    """The model's sleeper is to end. It does at the next plan, or once it sleeps."""
+def dismiss_sleeper(ledger: Ledger, model_id: str, effects: list[Effect]) -> None:
+    """A person wants the model's sleeper to end. One that wakes is a worker, and is told to leave as such."""
     found = sleeper_of(ledger, model_id)
     if found is not None:
-        found.is_unwanted = True
+        dismiss(ledger, found, "it is unloaded", effects)
+
+
+def dismiss(ledger: Ledger, sleeper: Sleeper, why: str, effects: list[Effect]) -> None:
+    """Stop one that sleeps or is about to."""
+    if sleeper.state in _ENDED_BY_ITSELF:
+        _end(ledger, sleeper, why, effects)
 
 
 def has_sleeper(ledger: Ledger, model_id: str) -> bool:
@@ -193,18 +203,21 @@ def has_sleeper(ledger: Ledger, model_id: str) -> bool:
 
 
 def end_unwanted(ledger: Ledger, now_s: float, effects: list[Effect]) -> None:
-    """Stop sleepers that nobody will wake: of other settings, of closed devices, idle ones, and at the end all."""
+    """Stop sleepers that nobody will wake: of other settings, of closed devices, idle ones, and at the end all.
+
+    Nobody waits until one has fallen asleep for that: it may take its time, or never do it.
+    """
     for sleeper in list(ledger.sleepers.values()):
         why = _why_unwanted(ledger, sleeper, now_s)
-        if sleeper.state is SleeperState.ASLEEP and why is not None:
-            _end(ledger, sleeper, why, effects)
+        if why is not None:
+            dismiss(ledger, sleeper, why, effects)
 
 
 def _why_unwanted(ledger: Ledger, sleeper: Sleeper, now_s: float) -> str | None:
     model = ledger.models.get(sleeper.model_id)
     if ledger.closing:
         return "swapd is shutting down"
-    if model is None or sleeper.is_unwanted or model.spec.launch_key != sleeper.spec.launch_key:
+    if model is None or model.spec.launch_key != sleeper.spec.launch_key:
         return "it is not wanted back"
     closed = [name for name in sleeper.placement.device_bytes if sleeper.placed_bytes(name)]
     closed = [name for name in closed if ledger.devices[name].is_closed]
@@ -218,7 +231,8 @@ def _why_unwanted(ledger: Ledger, sleeper: Sleeper, now_s: float) -> str | None:
 def _idle_until_s(ledger: Ledger, sleeper: Sleeper) -> float:
     """It sleeps no longer than its model stays when idle, unless somebody waits for it."""
     model = ledger.models.get(sleeper.model_id)
-    if model is None or model.waiting or model.load_asks or model.spec.idle_unload_s is None:
+    is_awaited = model is not None and (model.waiting or model.load_asks)
+    if model is None or is_awaited or model.spec.idle_unload_s is None or sleeper.state is not SleeperState.ASLEEP:
         return inf
     return sleeper.since_s + model.spec.idle_unload_s
 
@@ -227,7 +241,7 @@ def sleeper_deadlines(ledger: Ledger) -> Iterator[float | None]:
     """When a sleeper is to end if nothing else happens."""
     for sleeper in ledger.sleepers.values():
         at_s = _idle_until_s(ledger, sleeper)
-        if sleeper.state is SleeperState.ASLEEP and at_s < inf:
+        if at_s < inf:
             yield at_s
 
 
@@ -261,6 +275,6 @@ def _dispensable(ledger: Ledger, waiter: Model | None) -> Iterator[Sleeper]:
 
 def _end(ledger: Ledger, sleeper: Sleeper, why: str, effects: list[Effect]) -> None:
     sleeper.move(SleeperCause.END_ASKED)
-    effects.append(Tell("sleeper_ends", sleeper.model_id, f"{sleeper.model_id!r}, which sleeps, ends: {why}"))
+    effects.append(Tell("sleeper_ends", sleeper.model_id, f"{sleeper.model_id!r}, which was put to sleep, ends: {why}"))
     effects += [Sample(name) for name in sleeper.held_bytes if ledger.devices[name].spec.settles]
     effects.append(StopSleeper(sleeper.id))

@@ -16,6 +16,7 @@ from swapd.core.eviction import Candidate
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.records import Model, Worker
+from swapd.core.sleepers import sleeper_of
 from swapd.core.spec import ModelSpec
 
 ASSUMED_BYTES_PER_S = 1_000_000_000
@@ -53,6 +54,12 @@ def return_s(model: Model | None, spec: ModelSpec) -> float:
     if model is None or spec.asleep_bytes is None or model.usual_wake_s is None or model.sleep_failures:
         return reload_s(model, spec)
     return max(MIN_RELOAD_S, model.usual_wake_s)
+
+
+def start_s(ledger: Ledger, model: Model) -> float:
+    """Seconds until the model has a worker once there is room for it: it wakes if it sleeps, else it is loaded."""
+    sleeps = sleeper_of(ledger, model.id) is not None
+    return return_s(model, model.spec) if sleeps else reload_s(model, model.spec)
 
 
 def note_wake(model: Model, wake_s: float) -> None:
@@ -155,7 +162,7 @@ def leave_at_s(ledger: Ledger, worker: Worker, waiter: Model, now_s: float) -> f
     if worker.state is not WorkerState.READY:
         return None
     if worker.running:
-        return busy_leave_at_s(hold(ledger, worker), want(waiter, now_s), now_s)
+        return busy_leave_at_s(hold(ledger, worker), want(ledger, waiter, now_s), now_s)
     expected_s = expected_until_s(ledger.models.get(worker.model_id), waiter, worker.spec, now_s)
     held_until_s = now_s if expected_s is None else min(turn_ends_s(worker), expected_s)
     return min(bound_s(waiter), held_until_s)
@@ -178,7 +185,7 @@ class Want:
     """What a waiting model brings up against it."""
 
     bound_s: float
-    reload_s: float
+    start_s: float
     weight_s: float
     """Summed over what waits,"""
     count: int
@@ -193,9 +200,10 @@ def hold(ledger: Ledger, worker: Worker) -> Hold:
     return Hold(worker.ready_at_s, worker.spec.turn_s, _drain_s(holder), return_s(holder, worker.spec), demand)
 
 
-def want(waiter: Model, now_s: float) -> Want:
+def want(ledger: Ledger, waiter: Model, now_s: float) -> Want:
+    """Of a model that waits."""
     count = len(waiter.waiting) + len(waiter.load_asks)
-    return Want(bound_s(waiter), reload_s(waiter, waiter.spec), waiting_weight_s(waiter, now_s), count)
+    return Want(bound_s(waiter), start_s(ledger, waiter), waiting_weight_s(waiter, now_s), count)
 
 
 def busy_leave_at_s(held: Hold, wanted: Want, now_s: float) -> float:
@@ -204,7 +212,7 @@ def busy_leave_at_s(held: Hold, wanted: Want, now_s: float) -> float:
     Its turn is longer where the swap is dear. The summed waiting has to exceed the seconds that the holder's clients
     would lose: those of the drain, of the waiter's load and, when their turn comes again, of a load of their own.
     """
-    swap_s = held.drain_s + wanted.reload_s
+    swap_s = held.drain_s + wanted.start_s
     ends_s = held.ready_at_s + max(held.turn_s, TURNS_PER_SWAP * swap_s)
     missing_s = held.demand * (swap_s + held.reload_s) - wanted.weight_s
     if missing_s > 0:

@@ -14,6 +14,7 @@ from swapd.core.events import DevicesFound
 from swapd.core.ledger import Ledger
 from swapd.core.lifecycle import WorkerState
 from swapd.core.records import Departure, Worker
+from swapd.core.sleepers import dismiss
 from swapd.core.spec import RAM
 
 DOUBT_S = 10.0
@@ -43,9 +44,9 @@ def devices_found(ledger: Ledger, event: DevicesFound, now_s: float, effects: li
         elif device.lost and not lost:
             effects.append(Tell("device_found", None, f"{name} is back"))
         device.lost = lost
-    for sleeper in ledger.sleepers.values() if event.slept_s else ():
+    for sleeper in list(ledger.sleepers.values()) if event.slept_s else ():
         if any(name != RAM and sleeper.placed_bytes(name) for name in sleeper.placement.device_bytes):
-            sleeper.is_unwanted = True
+            dismiss(ledger, sleeper, "what it keeps may not have outlived the machine's sleep", effects)
     for worker in list(ledger.workers.values()):
         if worker.departure is None or worker.departure.deadline_s is None:
             _judge(ledger, worker, now_s, effects, slept=bool(event.slept_s))

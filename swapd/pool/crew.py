@@ -175,8 +175,8 @@ class Crew:
         self._sleepers[worker_id] = worker
 
     def stop_sleeper(self, sleeper_id: int) -> None:
-        """Terminate one that sleeps."""
-        self._sleepers[sleeper_id].stop(STOP_GRACE_S)
+        """Terminate one that sleeps, or is about to."""
+        (self._sleepers.get(sleeper_id) or self._workers[sleeper_id]).stop(STOP_GRACE_S)
 
     def forget_sleeper(self, sleeper_id: int) -> None:
         """It has ended, and no effect names it any more, or it was told to wake and could not."""

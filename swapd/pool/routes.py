@@ -17,7 +17,7 @@ from swapd.core.planner import hopeless
 from swapd.core.records import LOADING_STATES
 from swapd.core.records import Model as LedgerModel
 from swapd.core.routing import Standing, attempts
-from swapd.core.turns import reload_s, usual_service_s
+from swapd.core.turns import start_s, usual_service_s
 from swapd.errors import ModelDisabledError, SwapdError, UnknownModelError
 from swapd.pool import catalog
 from swapd.pool.entries import Entries
@@ -143,7 +143,7 @@ class Routes:
         now_s = self._now_s()
         ready = serves(self._ledger, model)
         wait_s = newcomers_wait_s(self._ledger, model, now_s)
-        guess_s = (0.0 if ready else reload_s(model, model.spec)) + (
+        guess_s = (0.0 if ready else start_s(self._ledger, model)) + (
             len(model.waiting) * usual_service_s(model) / model.spec.slots
         )
         return Standing(

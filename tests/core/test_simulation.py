@@ -260,7 +260,7 @@ def one_night(seed: int) -> Simulation:
     devices = [kind("CUDA0", rng.choice([1000, 1600])), kind(RAM, rng.choice([800, 2000, 4000]))]
     models = sleepy_models(rng, 1)
     faults = {"crash": 0.01, "memory_is_late": 0.1, "sleeper_dies": 0.2, "wake_fails": 0.15, "wake_hangs": 0.05}
-    simulation = Simulation(rng, devices, models, replace(CALM, sleep_fails=0.1, **faults))
+    simulation = Simulation(rng, devices, models, replace(CALM, sleep_fails=0.1, sleep_hangs=0.05, **faults))
     issued: list[str] = []
     asks: list[str] = []
     actions = ["arrive", "cancel", "unload", "reload", "budget", "others", "pause", "resume", "keep"]

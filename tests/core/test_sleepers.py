@@ -10,9 +10,11 @@ from support.stepper import Stepper, only
 
 from swapd.core import effects as ef
 from swapd.core import events as ev
+from swapd.core.admission import expected_wait_s
 from swapd.core.lifecycle import WorkerState
 from swapd.core.sleepers import MAX_FAILURES
 from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec
+from swapd.core.turns import start_s
 
 KEPT = {RAM: 700, "CUDA0": 50}
 
@@ -195,13 +197,64 @@ def test_a_sleeper_ends_when_the_machine_has_slept_or_its_gpu_is_gone() -> None:
         assert [one.sleeper_id for one in only(ef.StopSleeper, stepper.post(found))] == [1]
 
 
-def test_one_that_is_unloaded_while_it_falls_asleep_ends_as_soon_as_it_sleeps() -> None:
+def test_nobody_waits_until_one_has_fallen_asleep_that_is_to_end() -> None:
+    def unloaded(stepper: Stepper) -> list[ef.Effect]:
+        return stepper.post(ev.UnloadAsked("u", "a"))
+
+    def changed(stepper: Stepper) -> list[ef.Effect]:
+        return stepper.post(ev.ModelsChanged((sleepy("a", launch_key="2"), sleepy("b"))))
+
+    def shut_down(stepper: Stepper) -> list[ef.Effect]:
+        return stepper.post(ev.ShutdownAsked())
+
+    for end in (unloaded, changed, shut_down):
+        for slept in (False, True):
+            stepper = machine(sleepy("a"), sleepy("b"))
+            stop = evicted(stepper, "a", "b")
+            assert [one.sleeper_id for one in only(ef.StopSleeper, end(stepper))] == [1], end.__name__
+            assert charged_mib(stepper) == (800, 700), "what it was to keep may be taken already"
+            if slept:
+                effects = stepper.post(ev.WorkerAsleep(stop.worker_id))
+                assert [one.kind for one in only(ef.Tell, effects)] == []
+                assert only(ef.StopSleeper, effects) == []
+                effects = stepper.post(ev.SleeperExited(1, "it ended"))
+            else:
+                effects = stepper.exit("a")
+            assert stepper.ledger.sleepers == {}
+            assert stepper.model("a").sleep_failures == 0, "it was not given the time"
+            assert [one.ask_id for one in only(ef.Answer, effects)] == (["u"] if end is unloaded else [])
+
+
+def test_what_was_learned_of_its_sleep_goes_with_its_settings() -> None:
     stepper = machine(sleepy("a"), sleepy("b"))
-    stop = evicted(stepper, "a", "b")
-    stepper.post(ev.UnloadAsked("u", "a"))
-    effects = stepper.post(ev.WorkerAsleep(stop.worker_id))
-    assert [one.sleeper_id for one in only(ef.StopSleeper, effects)] == [1]
-    assert [one.ask_id for one in only(ef.Answer, stepper.post(ev.SleeperExited(1, "it ended")))] == ["u"]
+    for _ in range(MAX_FAILURES):
+        evicted(stepper, "a", "b")
+        stepper.exit("a")
+        stepper.cancel("for-b")
+        stepper.wait(11.0)
+    stepper.model("a").usual_wake_s = 0.5
+    stepper.post(ev.ModelsChanged((sleepy("a", launch_key="2"), sleepy("b"))))
+    assert stepper.model("a").usual_wake_s is None
+    assert evicted(stepper, "a", "b").sleep
+
+
+def test_how_long_a_request_waits_for_one_that_sleeps_goes_by_how_long_it_took_to_wake() -> None:
+    stepper = machine(sleepy("a"), sleepy("b"))
+    stepper.model("a").usual_wake_s = 0.5
+    stepper.serve("first", "a")
+    stepper.wait(1.0)
+    stepper.finish("first")
+    stepper.model("a").usual_load_s = stepper.model("a").load_s = 40.0
+    assert start_s(stepper.ledger, stepper.model("a")) == 40.0
+    (stop,) = only(ef.Stop, stepper.arrive("for-b", "b"))
+    back(stepper, 200)
+    stepper.post(ev.WorkerAsleep(stop.worker_id))
+    assert start_s(stepper.ledger, stepper.model("a")) == 0.5
+    stepper.cancel("for-b")
+    stepper.arrive("again", "a")
+    (launch,) = only(ef.Launch, back(stepper, 950))
+    assert launch.sleeper == 1
+    assert expected_wait_s(stepper.ledger, stepper.model("a"), 1, stepper.now_s) == 0.5
 
 
 def test_a_request_for_one_that_is_falling_asleep_waits_until_it_can_be_woken() -> None:
@@ -221,10 +274,10 @@ def test_one_whose_model_is_removed_while_it_falls_asleep_ends() -> None:
     for asleep_first in (True, False):
         stepper = machine(sleepy("a"), sleepy("b"))
         stop = evicted(stepper, "a", "b")
-        stepper.post(ev.ModelsChanged((sleepy("b"),)))
+        effects = stepper.post(ev.ModelsChanged((sleepy("b"),)))
+        assert [one.sleeper_id for one in only(ef.StopSleeper, effects)] == [1]
         if asleep_first:
-            effects = stepper.post(ev.WorkerAsleep(stop.worker_id))
-            assert [one.sleeper_id for one in only(ef.StopSleeper, effects)] == [1]
+            stepper.post(ev.WorkerAsleep(stop.worker_id))
             stepper.post(ev.SleeperExited(1, "it ended"))
         else:
             stepper.post(ev.WorkerExited(stop.worker_id, ev.ExitKind.FAILED, "it broke"))

@@ -23,6 +23,8 @@ from swapd.core.spec import RAM, DeviceSpec, LayerCosts, ModelSpec, Placement
 from swapd.simulate.shell import SAMPLE_S, Process, Shell
 
 MIB = 1024 * 1024
+SLEEP_TIMEOUT_S = 60.0
+"""How long a program may take to fall asleep."""
 SPARE = "spare"
 """The kind of spare that models here can be made of."""
 
@@ -45,6 +47,7 @@ class Faults:
     sample_fails: float = 0.05
     spare_dies: float = 0.3
     sleep_fails: float = 0.15
+    sleep_hangs: float = 0.05
     sleeper_dies: float = 0.1
     wake_fails: float = 0.15
     wake_hangs: float = 0.05
@@ -129,7 +132,10 @@ class Simulation(Shell):
 
     def stop(self, effect: ef.Stop) -> None:
         delay_s = self.rng.uniform(0.0, effect.grace_s + 0.1)
-        if effect.sleep and self.rng.random() >= self.faults.sleep_fails:
+        chance = self.rng.random() if effect.sleep else 0.0
+        if effect.sleep and chance < self.faults.sleep_hangs:
+            self.at(SLEEP_TIMEOUT_S, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
+        elif effect.sleep and chance >= self.faults.sleep_hangs + self.faults.sleep_fails:
             self.at(delay_s, lambda: self.fall_asleep(effect.worker_id))
         else:
             self.at(delay_s, lambda: self.die(effect.worker_id, ev.ExitKind.FAILED))
@@ -151,6 +157,11 @@ class Simulation(Shell):
         self.give_back_sometime(process)
         if self.rng.random() < self.faults.sleeper_dies:
             self.at(self.rng.uniform(0.0, 60.0), lambda: self.lose_sleeper(worker_id))
+
+    def end_sleeper(self, sleeper_id: int) -> None:
+        """One that was told to end; it may be a worker still."""
+        self.die(sleeper_id, ev.ExitKind.FAILED)
+        self.lose_sleeper(sleeper_id)
 
     def lose_sleeper(self, sleeper_id: int) -> None:
         kept = self.sleeping.pop(sleeper_id, None)
@@ -196,7 +207,7 @@ class Simulation(Shell):
                 if self.rng.random() < self.faults.spare_dies:
                     self.at(self.rng.uniform(0.0, 60.0), lambda: self.lose_spare(effect.kind, effect.number))
             case ef.StopSleeper(sleeper_id):
-                self.at(self.rng.uniform(0.0, 5.0), lambda: self.lose_sleeper(sleeper_id))
+                self.at(self.rng.uniform(0.0, 5.0), lambda: self.end_sleeper(sleeper_id))
             case ef.StopSpare():
                 del self.spares[effect.kind]
             case ef.Answer():
