@@ -112,15 +112,24 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
-    """How a worker is put to sleep and woken: by a POST each, which answers 200 once it is done."""
+class Post:
+    """One request to a worker's own server, which answers 200 once it is done."""
 
-    sleep_path: str
-    wake_path: str
+    path: str
+    body: Mapping[str, object] | None = None
+    """Sent as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """How a worker is put to sleep and woken: by one request after another."""
+
+    to_sleep: tuple[Post, ...]
+    to_wake: tuple[Post, ...]
     kept_bytes: Mapping[str, int]
     """All that it holds on each device while it sleeps."""
     timeout_s: float
-    """For either; after that it is ended."""
+    """For either, with all its requests; after that it is ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -27,6 +27,7 @@ from backends.base import (
     InvalidModelError,
     LaunchOrder,
     LaunchSpec,
+    Post,
     Settings,
     Size,
     Sleep,
@@ -43,6 +44,7 @@ _UNIX = "unix:"
 _DAEMONS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "MEMORY_PRESSURE_", "SWAPD_")
 """What systemd and people tell the daemon, and nobody else."""
 
+_HTTP_PATH = re.compile(r"/[!-~]*")
 Command = Annotated[tuple[str, ...], msgspec.Meta(max_length=512)] | str
 
 
@@ -53,10 +55,23 @@ class SleepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """All that it holds while it sleeps, by device."""
     path: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$")] = "/sleep?level=1"
     """A POST of this puts it to sleep."""
-    wake: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]*$")] = "/wake_up"
-    """And one of this wakes it."""
+    wake: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=16)] | str = "/wake_up"
+    """And one of this wakes it, or several one after another; after its path each may have a body, as JSON."""
     timeout: Duration = 60.0
-    """For each; a program that takes longer is ended."""
+    """For falling asleep and for waking; a program that takes longer is ended."""
+
+    @property
+    def to_wake(self) -> tuple[Post, ...]:
+        """Raises `ValueError`."""
+        return tuple(map(_post, (self.wake,) if isinstance(self.wake, str) else self.wake))
+
+    def forgets_weights(self) -> bool:
+        """Whether it is vLLM's second level, which throws the weights away, and nothing loads them when it wakes.
+
+        vLLM answers with nonsense then, and reports no error.
+        """
+        loads_them = any("reload_weights" in str(post) for post in self.to_wake)
+        return "2" in parse_qs(urlsplit(self.path).query).get("level", ()) and not loads_them
 
 
 class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +122,11 @@ class CommandSettings(Settings, frozen=True, forbid_unknown_fields=True, kw_only
                 raise ValueError(f"progress: {pattern!r} is no regular expression: {error}") from None
         if self.sleep is not None and not self.memory:
             raise ValueError("sleep needs memory: it comes back to where it was, so what it takes must be declared")
+        if self.sleep is not None and self.sleep.forgets_weights():
+            raise ValueError(
+                "sleep: level=2 throws the weights away, and nothing in wake loads them again: it would talk nonsense; "
+                """add '/collective_rpc {"method": "reload_weights"}' to wake, or sleep at level=1"""
+            )
         if not self.words("cmd"):
             raise ValueError("cmd names no program")
         self.words("cmd_stop")
@@ -201,8 +221,21 @@ class CommandBackend(PlainBackend):
         return guard_launch(plan, order.control_fd)
 
 
+def _post(text: str) -> Post:
+    """A request to wake, as it is written. Raises `ValueError`."""
+    path, _, body = text.partition(" ")
+    if not _HTTP_PATH.fullmatch(path):
+        raise ValueError(f"sleep.wake: {text!r} does not begin with a path")
+    try:
+        return Post(path, msgspec.json.decode(body, type=dict[str, object]) if body else None)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"sleep.wake: what follows {path} is no object in JSON: {error}") from None
+
+
 def _sleep(settings: SleepSettings | None) -> Sleep | None:
-    return None if settings is None else Sleep(settings.path, settings.wake, settings.memory, settings.timeout)
+    if settings is None:
+        return None
+    return Sleep((Post(settings.path),), settings.to_wake, settings.memory, settings.timeout)
 
 
 def program_environment(environ: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -128,9 +128,10 @@ class WorkerProcess:
         SleeperExited."""
         assert self.sleep is not None
         try:
-            await asking.post(self.address, self.sleep.sleep_path, self.sleep.timeout_s)
+            await asking.ask(self.address, self.sleep.to_sleep, self.sleep.timeout_s, self.lost)
         except NotDoneError as error:
-            log.warning("worker does not sleep", model=self.model_id, pid=self.pid, error=str(error))
+            if not self._stop_grace_s.done():
+                log.warning("worker does not sleep", model=self.model_id, pid=self.pid, error=str(error))
             self.stop(grace_s)
             return
         # If it has ended meanwhile, its WorkerExited says so.
@@ -152,7 +153,7 @@ class WorkerProcess:
         assert self.sleep is not None
         self._post(WorkerStarted(self.worker_id))
         try:
-            await asking.post(self.address, self.sleep.wake_path, self.sleep.timeout_s)
+            await asking.ask(self.address, self.sleep.to_wake, self.sleep.timeout_s, self.lost)
         except NotDoneError as error:
             self._failure = control.Failed(control.FailureKind.FAILED, f"it did not wake: {error}")
             self.stop(0.0)

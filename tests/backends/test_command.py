@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from backends.address import TcpAddress, UnixAddress
-from backends.base import InvalidModelError, LaunchOrder, Offload
+from backends.base import InvalidModelError, LaunchOrder, Offload, Post
 from backends.command import CommandBackend, CommandSettings, SleepSettings, program_environment
 from backends.guard.plan import PLAN_VARIABLE, GuardPlan, read_plan
 from backends.registry import installed_backends
@@ -87,6 +87,10 @@ def test_the_daemons_own_variables_and_secrets_are_not_passed_on() -> None:
         ({"cmd": "s", "proxy": "http://h:${NOPE}"}, r"proxy has \$\{NOPE\}"),
         ({"cmd": "s", "progress": ("(",)}, "progress: '\\(' is no regular expression"),
         ({"cmd": "s", "sleep": SleepSettings(memory={})}, "sleep needs memory"),
+        (
+            {"cmd": "s", "memory": {"RAM": 1}, "sleep": SleepSettings(memory={}, path="/sleep?tags=x&level=2")},
+            "level=2 throws the weights away.*reload_weights",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_key(fields: dict[str, object], message: str) -> None:
@@ -139,6 +143,24 @@ def test_what_it_keeps_while_it_sleeps_is_read_with_its_units_and_mistakes_name_
     ):
         with pytest.raises(ConfigError, match=message):
             parse(text.replace(right, wrong), Path("x.yaml"), installed_backends())
+
+
+def test_waking_may_take_several_requests_some_with_a_body() -> None:
+    steps = """[/wake_up?tags=weights, '/collective_rpc {"method": "reload_weights"}', /wake_up?tags=kv_cache]"""
+    block = f"{{memory: {{RAM: 1GiB}}, path: /sleep?level=2, wake: {steps}}}"
+    text = f"models:\n  m: {{backend: command, cmd: sh, memory: {{CUDA0: 20GiB}}, sleep: {block}}}\n"
+    (model,) = parse(text, Path("x.yaml"), installed_backends()).models.values()
+    sleep = CommandBackend().inspect(model.settings).sleep  # type: ignore[arg-type]
+    assert sleep is not None
+    assert sleep.to_sleep == (Post("/sleep?level=2"),)
+    assert sleep.to_wake == (
+        Post("/wake_up?tags=weights"),
+        Post("/collective_rpc", {"method": "reload_weights"}),
+        Post("/wake_up?tags=kv_cache"),
+    )
+    for wrong in ("[]", "wake_up", "[/a, 3]", "['/a {']", "['/a [1]']"):
+        with pytest.raises(ConfigError, match=r"models\.m\.sleep"):
+            parse(text.replace(steps, wrong), Path("x.yaml"), installed_backends())
 
 
 def test_the_documentation_has_every_key_with_its_default() -> None:

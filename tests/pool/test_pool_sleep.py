@@ -85,6 +85,36 @@ async def test_one_that_does_not_wake_is_loaded_afresh_for_the_request_that_wait
         assert counts.loads == [("a", "ready"), ("b", "ready"), ("a", "failed"), ("a", "ready")]
 
 
+async def test_what_forgot_its_weights_is_given_them_again_before_it_serves(tmp_path: Path) -> None:
+    wake = ("/wake_up?tags=weights", '/collective_rpc {"method": "reload_weights"}', "/wake_up?tags=kv_cache")
+    sleep = SleepSettings(memory={RAM: 10 * MIB}, path="/sleep?level=2", wake=wake)
+    deep = command("a", "--enable-sleep-mode", memory={RAM: 60 * MIB}, sleep=sleep)
+    async with running_pool(tmp_path, config(deep, sleepy("b"), budget_mib=BUDGET_MIB)) as (pool, counts):
+        first = await pid_of(pool, "a")
+        await pid_of(pool, "b")
+        assert await pid_of(pool, "a") == first
+        assert counts.loads[-1] == ("a", "woken")
+
+
+async def test_nobody_waits_for_one_that_does_not_fall_asleep_once_it_is_to_end(tmp_path: Path) -> None:
+    configuration = config(sleepy("a", "--sleeps", "hang", timeout_s=600.0), sleepy("b"), budget_mib=BUDGET_MIB)
+    async with running_pool(tmp_path, configuration) as (pool, _):
+        first = await pid_of(pool, "a")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pid_of(pool, "b"))
+            await until(pool, "a", "stopping")
+            async with asyncio.timeout(10):
+                assert (await pool.unload("a")).state == "unloaded"
+        assert not alive(first)
+        await pool.unload("b")
+        await pid_of(pool, "a")
+        loading_b = asyncio.create_task(pid_of(pool, "b"))
+        await until(pool, "a", "stopping")
+        loading_b.cancel()
+        await asyncio.wait({loading_b})
+    # Left with one that is falling asleep: the end of the pool has its own bound.
+
+
 async def test_one_that_is_killed_while_it_sleeps_is_told_of_and_loaded_afresh(tmp_path: Path) -> None:
     configuration = config(sleepy("a"), sleepy("b"), budget_mib=BUDGET_MIB)
     async with running_pool(tmp_path, configuration) as (pool, _):

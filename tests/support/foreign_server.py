@@ -36,6 +36,7 @@ class Server:
         self.loaded = threading.Event()
         self.held = bytearray()
         self.sleeping = False
+        self.weights = True
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -58,10 +59,15 @@ class Server:
                 say(connection, 200 if self.loaded.is_set() else 503, {"status": "ok"})
                 return
             if self.flags.enable_sleep_mode and path.partition("?")[0] in ("/sleep", "/wake_up"):
+                self.weights = self.weights and "level=2" not in path
                 self.change(connection, path.partition("?")[0])
                 return
-            if self.sleeping:
-                say(connection, 500, {"error": {"message": "it sleeps"}})
+            if self.flags.enable_sleep_mode and path == "/collective_rpc":
+                self.weights = not self.sleeping and json.loads(body) == {"method": "reload_weights"}
+                say(connection, 200 if self.weights else 400, {})
+                return
+            if self.sleeping or not self.weights:
+                say(connection, 500, {"error": {"message": "it sleeps, or has no weights"}})
                 return
             self.answer(connection, path, body)
 
