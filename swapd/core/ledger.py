@@ -287,8 +287,8 @@ class Ledger:
                     assert worker is not None, told
                     assert worker.ready_at_s is None, told
                     assert worker.placement is sleeper.placement, told
-                case SleeperState.LEAVING if sleeper.worker_id is not None:
-                    assert worker is self.workers.get(key) is not None, told
+                case SleeperState.LEAVING if worker is not None:
+                    assert worker.id == key, told
                     assert worker.state is WorkerState.STOPPING, told
                 case _:
                     assert sleeper.worker_id is None, told
