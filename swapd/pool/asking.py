@@ -63,8 +63,8 @@ async def _post(session: aiohttp.ClientSession, base_url: str, post: Post) -> No
 
 
 def _session(address: WorkerAddress) -> aiohttp.ClientSession:
-    unix = isinstance(address, UnixAddress)
-    connector = aiohttp.UnixConnector(str(address.path)) if unix else aiohttp.TCPConnector()
+    connector: aiohttp.BaseConnector
+    connector = aiohttp.UnixConnector(str(address.path)) if isinstance(address, UnixAddress) else aiohttp.TCPConnector()
     # The caller's bound is the only one.
     no_timeout = aiohttp.ClientTimeout()
     return aiohttp.ClientSession(connector=connector, timeout=no_timeout, cookie_jar=aiohttp.DummyCookieJar())
