@@ -72,7 +72,6 @@ def _converse(arguments: argparse.Namespace, beginning: Messages) -> int:
             complain(str(error))
             continue
         except (KeyboardInterrupt, asyncio.CancelledError):
-            sys.stdout.write("\n")
             complain("stopped")
             continue
         messages = [*turn, _said("assistant", answer)]
@@ -88,13 +87,16 @@ async def _answer(client: Client, model: str, messages: Messages) -> str:
     shows_thoughts = sys.stdout.isatty()
     printer = _Printer(shows_thoughts)
     async with aclosing(client.converse(model, messages)) as pieces:
-        async with showing(client, model):
-            first = await anext(pieces, None)
-        if first is not None:
-            said += printer.show(first)
-        async for piece in pieces:
-            said += printer.show(piece)
-    printer.end()
+        try:
+            async with showing(client, model):
+                first = await anext(pieces, None)
+            if first is not None:
+                said += printer.show(first)
+            async for piece in pieces:
+                said += printer.show(piece)
+        finally:
+            # Also when it breaks off or is stopped: whatever follows must not be dim, or on the same line.
+            printer.end()
     return "".join(said)
 
 
@@ -104,34 +106,37 @@ class _Printer:
     def __init__(self, shows_thoughts: bool) -> None:
         self._shows_thoughts = shows_thoughts
         self._thinking = False
+        self._is_in_line = False
 
     def show(self, piece: Said) -> list[str]:
         """The text of the answer in it, which is printed; thoughts are none of it."""
         if piece.is_thought:
             if self._shows_thoughts:
-                self._turn(thinking=True)
-                _write(piece.text)
+                if not self._thinking:
+                    sys.stdout.write(_DIM)
+                    self._thinking = True
+                self._write(piece.text)
             return []
-        self._turn(thinking=False)
-        _write(piece.text)
+        if self._thinking:
+            sys.stdout.write(f"{_PLAIN}\n\n")
+            self._thinking = False
+        self._write(piece.text)
         return [piece.text]
 
     def end(self) -> None:
-        self._turn(thinking=False)
-        sys.stdout.write("\n")
+        """Leave the terminal as it was, at the beginning of a line."""
+        sys.stdout.write((_PLAIN if self._thinking else "") + ("\n" if self._is_in_line else ""))
         sys.stdout.flush()
+        self._thinking = self._is_in_line = False
 
-    def _turn(self, *, thinking: bool) -> None:
-        if thinking is not self._thinking:
-            sys.stdout.write(_DIM if thinking else f"{_PLAIN}\n\n")
-            self._thinking = thinking
+    def _write(self, text: str) -> None:
+        shown = plain(text)
+        if shown:
+            self._is_in_line = not shown.endswith("\n")
+        sys.stdout.write(shown)
+        sys.stdout.flush()
 
 
 def plain(text: str) -> str:
     """The text with every control but tabs and line breaks left out."""
     return _CONTROLS.sub("", text)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(plain(text))
-    sys.stdout.flush()

@@ -11,8 +11,16 @@ import shtab
 from swapd.cli.parser import build_parser
 
 MODELS = "_swapd_models"
+_BASH = f"""{MODELS}() {{
+  local name
+  while IFS= read -r name; do
+    [[ "$name" == "$1"* ]] && printf '%q\\n' "$name"
+  done < <(swapd models 2>/dev/null)
+}}"""
+"""Not `compgen -W`, which runs what is in `$(...)` in a word: the names are those of whatever daemon answers. Quoted, a
+name stays one word of the command that it is put into."""
 _FUNCTIONS = {
-    "bash": f'{MODELS}() {{ compgen -W "$(swapd models 2>/dev/null)" -- "$1"; }}',
+    "bash": _BASH,
     "zsh": f'{MODELS}() {{ local -a names; names=(${{(f)"$(swapd models 2>/dev/null)"}}); compadd -a names; }}',
 }
 """What names models: the daemon if it answers, else the configuration."""
