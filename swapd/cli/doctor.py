@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -27,16 +27,18 @@ from swapd.client import Client, DaemonError, daemon_address
 from swapd.config.access import CREDENTIALS
 from swapd.config.load import load
 from swapd.config.problems import ConfigError
-from swapd.config.schema import Config
+from swapd.config.schema import Config, Server
 from swapd.doctor import installation, machine
 from swapd.doctor.findings import Finding, fail, ok, warn
 from swapd.observe.logs import escape_controls
-from swapd.pool.devices import discover
+from swapd.pool.devices import Machine, discover
 from swapd.pool.status import Status
 from swapd.system import directories
 
 ROOT = Path("/")
 SYSTEMCTL_TIMEOUT_S = 5.0
+TOKEN_TIMEOUT_S = 600.0
+"""For a model's load and its one token, others' requests before it."""
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
 
 
@@ -70,23 +72,32 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield ok("backends", ", ".join(sorted(backends)))
     there = discover(backends)
     yield from installation.devices(there, expects_gpu=any(one.check != "render nodes" for one in files))
-    yield machine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    path = config_path(arguments.config, os.environ, Path.home(), Path.exists)
+    yield machine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    config = yield from _configured(arguments, there)
+    yield from _service()
+    yield from asyncio.run(_daemon(arguments, config))
+
+
+def _configured(arguments: argparse.Namespace, there: Machine) -> Generator[Finding, None, Config | None]:
+    """The configuration with its models, directories and keys; returns it if it can be read."""
+    path, backends = config_path(arguments.config, os.environ, Path.home(), Path.exists), installed_backends()
     if path is None:
         yield warn("configuration", "there is none", f"write {SYSTEM_CONFIG}, or name one with --config")
-        return
+        return None
     try:
         config = load(path, backends)
     except ConfigError as error:
         for problem in error.problems:
             yield fail("configuration", f"{path}:{problem.line}: {problem.key}: {problem.message}", "mend the file")
-        return
+        return None
     yield ok("configuration", f"{path}: {len(config.models)} models")
-    for problem in verdicts(config, path.read_text(encoding="utf-8-sig"), backends, there):
+    wrong = verdicts(config, path.read_text(encoding="utf-8-sig"), backends, there)
+    for problem in wrong:
         yield fail("model", f"{path}:{problem.line}: {problem.message}", "mend it; the others are served all the same")
+    if not wrong and config.models:
+        yield ok("models", "every file can be read, and fits the budgets by itself")
     yield from _places(config)
-    yield from _service()
-    yield from asyncio.run(_daemon(arguments, config))
+    return config
 
 
 def _installed() -> Iterator[Finding]:
@@ -134,21 +145,24 @@ def _service() -> Iterator[Finding]:
         yield ok("service", f"swapd.service is {active}, {enabled}")
 
 
-async def _daemon(arguments: argparse.Namespace, config: Config) -> list[Finding]:
+async def _daemon(arguments: argparse.Namespace, config: Config | None) -> list[Finding]:
     """The addresses if nobody answers there; else the daemon, and a token of each of its models."""
-    at = daemon_address(arguments.url or config.server.listen[0])
+    listen = Server().listen if config is None else config.server.listen
+    at = daemon_address(arguments.url or listen[0])
     async with Client(at, client_key(arguments.key_file, os.environ)) as client:
         try:
             status = await client.status()
         except DaemonError as error:
-            if "no daemon answers" in str(error):
-                return [machine.address(text) for text in config.server.listen]
-            return [fail("daemon", str(error), "give a key with --key-file, or see who listens there")]
+            if "no daemon answers" in str(error) and arguments.url is None:
+                return [machine.address(text) for text in listen]
+            return [fail("daemon", str(error), "start it, give a key with --key-file, or see who listens there")]
         found = [_version(status)]
         if status.config.error is not None:
             found.append(fail("daemon", f"it keeps an older configuration: {status.config.error}", "mend the file"))
         if arguments.no_tokens:
             return found
+        if len(status.models) > 1:
+            sys.stderr.write("each model is asked for a token now, which swaps them in turn\n")
         return [*found, *[await _token(client, model.id) for model in status.models]]
 
 
@@ -165,9 +179,12 @@ async def _token(client: Client, model: str) -> Finding:
     try:
         able = await client.able(model)
         if "chat" not in able:
-            return ok("token", f"{model}: not asked, it does not chat")
-        async for _ in client.chat(model, "Hi", max_tokens=1):
-            pass
+            return warn("token", f"{model}: not asked, it does not chat", "ask it by what it is for")
+        async with asyncio.timeout(TOKEN_TIMEOUT_S):
+            async for _ in client.chat(model, "Hi", max_tokens=1):
+                pass
+    except TimeoutError:
+        return fail("token", f"{model}: none within {TOKEN_TIMEOUT_S:g} s", f"see `swapd logs {model}` and `swapd ps`")
     except DaemonError as error:
         return fail("token", f"{model}: {error}", f"see `swapd logs {model}`")
     return ok("token", f"{model}: after {time.monotonic() - began_s:.1f} s")

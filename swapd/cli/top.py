@@ -71,9 +71,16 @@ async def _run(client: Client, interval_s: float) -> None:
         heard = asyncio.create_task(_hear(client, speeds), name="requests that end")
         try:
             while not pressed.is_set():
-                wait_s = interval_s
+                wait_s, asked = interval_s, asyncio.ensure_future(client.status())
+                # Whoever presses a key does not wait for a daemon that hangs.
+                leaving = asyncio.ensure_future(pressed.wait())
+                await asyncio.wait({asked, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                leaving.cancel()
+                if not asked.done():
+                    asked.cancel()
+                    return
                 try:
-                    shown = frame(await client.status(), speeds.fresh(clock()), live.console.width)
+                    shown = frame(asked.result(), speeds.fresh(clock()), live.console.width)
                 except DaemonError as error:
                     shown, wait_s = Text(escape_controls(f"{error}; it is asked again"), style="red"), AGAIN_S
                 live.update(shown, refresh=True)

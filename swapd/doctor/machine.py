@@ -64,12 +64,12 @@ def vulkan_drivers(root: Path) -> Finding | None:
     return None
 
 
-def open_files(soft: int) -> Finding:
-    """`soft` is this process's limit of open files."""
-    if soft < MIN_FILES:
-        remedy = f"raise it: LimitNOFILE={MIN_FILES} in the unit, or ulimit -n {MIN_FILES}"
-        return warn("open files", f"at most {soft}", remedy)
-    return ok("open files", f"at most {soft}")
+def open_files(hard: int) -> Finding:
+    """`hard` is the most that this process may raise its limit of open files to, as the daemon does."""
+    if 0 <= hard < MIN_FILES:
+        remedy = f"raise it: LimitNOFILE={MIN_FILES} in the unit, or ulimit -Hn {MIN_FILES}"
+        return warn("open files", f"at most {hard}", remedy)
+    return ok("open files", f"at most {hard}" if hard >= 0 else "as many as there may be")
 
 
 def private_directory(key: str, path: Path, uid: int) -> Finding:

@@ -66,3 +66,13 @@ async def test_each_model_of_a_daemon_is_asked_for_a_token_unless_that_is_not_wa
         assert checks["daemon"][0]["said"] == "it answers, 1 models"
         assert checks["token"][0]["said"].startswith("tiny: after ")
         assert (await daemon.model("tiny"))["state"] == "ready"
+
+
+def test_a_daemon_that_does_not_answer_is_told_of_also_without_a_configuration(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SWAPD_CONFIG", raising=False)
+    assert main(["doctor", "--url", "127.0.0.1:1", "--json"]) == 1
+    checks = found(capsys.readouterr().out)
+    assert checks["daemon"][0]["said"].startswith("no daemon answers at http://127.0.0.1:1")
