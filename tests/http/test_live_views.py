@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from support.front_door import House, ScriptedDoor, house
 
-from swapd.http import server
+from swapd.http import administration
 from swapd.http.relay import Bounds
 from swapd.pool.ring import Ring
 from swapd.pool.status import Happening
@@ -86,7 +86,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_others_are_told_meanwh
 
 
 async def test_open_views_are_bounded_and_a_place_is_free_again_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_LIVE_VIEWS", 1)
+    monkeypatch.setattr(administration, "MAX_LIVE_VIEWS", 1)
     door = Eventful()
     async with house(door) as home:
         door.happen("first")
