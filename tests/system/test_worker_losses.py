@@ -17,7 +17,8 @@ from support.oracle import check_books, check_nothing_leaked, held_without_worke
 from support.running_daemon import RunningDaemon, running_daemon, scripted_yaml
 from support.scorecard import REPEATS, centiles, figure, percentile, seeded, times
 
-STALL_S = 1.0
+STALL_S = 2.0
+"""A machine that is busy with other things must not look like a worker that hangs."""
 KILLS_EACH = 4
 """Workers of one model that are lost; of five in a minute the last would have it wait."""
 
@@ -113,17 +114,23 @@ async def test_a_stopped_worker_is_found_in_time_while_the_others_go_on(tmp_path
             for _ in range(3):
                 tasks.create_task(go_on())
             while len(seen_s) < stops:
-                batch = [f"m{number}" for number in range(min(at_once, stops - len(seen_s)))]
-                # Each has served again, so that the next crash is its first in a row.
-                once = [Chat(name, 1, 1).run(session, daemon.url) for name in batch]
-                assert set(await asyncio.gather(*once)) == {"whole"}
+                # Other ones each time: no model may lose five in a minute, and each has served since its last.
+                count = min(at_once, stops - len(seen_s))
+                batch = [names[(len(seen_s) + number) % len(names)] for number in range(count)]
+                once = [Chat(name, 1, 1) for name in batch]
+                endings = await asyncio.gather(*(chat.run(session, daemon.url) for chat in once))
+                assert set(endings) == {"whole"}, [bytes(chat.body) for chat in once if chat.status != 200]
                 seen_s += await asyncio.gather(
                     *(stopped(daemon, session, name, rng.randrange(2**31), victims) for name in batch)
                 )
             enough.set()
         await check_books(daemon)
         await check_nothing_leaked(daemon, before)
-    figure(8, f"{stops} SIGSTOPs, told after {centiles(seen_s)} (stall_timeout 1 s); elsewhere {dict(others.counts)}")
+    figure(
+        8,
+        f"{stops} SIGSTOPs, told after {centiles(seen_s)} (stall_timeout {STALL_S:g} s); "
+        f"elsewhere {dict(others.counts)}",
+    )
     assert max(seen_s) <= STALL_S + 1.0
     assert set(victims.counts) == {"error"}
     assert set(others.counts) == {"whole"}
