@@ -58,7 +58,8 @@ class Storm:
 
     async def client(self) -> None:
         while not self.is_over:
-            await self.chat().run(self.session, self.daemon.url, self.endings)
+            if await self.chat().run(self.session, self.daemon.url, self.endings) == "refused":
+                await asyncio.sleep(0.2)  # it was told to come again later
 
     async def faults(self) -> None:
         """One after the other, a moment apart; what takes longer goes on meanwhile."""
@@ -70,9 +71,11 @@ class Storm:
             self.reload,
             self.disk_full,
         ]
+        todo = self.rng.sample(kinds, len(kinds))
         async with asyncio.TaskGroup() as running:
             while not self.is_over:
-                kind = self.rng.choices(kinds, weights=(3, 2, 4, 12, 3, 1))[0]
+                # Of a model that loses five workers in a minute little more than refusals would be seen.
+                kind = todo.pop() if todo else self.rng.choices(kinds, weights=(1, 1, 4, 12, 2, 1))[0]
                 self.happened[kind.__name__] += 1
                 running.create_task(kind())
                 await asyncio.sleep(self.rng.uniform(0.0, 0.4))
@@ -156,6 +159,4 @@ async def test_six_faults_at_random_moments_under_load_lose_nothing_and_leave_no
     # Who left at once may not have been heard at all.
     assert storm.asked - storm.left <= answered <= storm.asked
     assert status["requests"]["finished"] >= endings.counts["whole"]
-    assert set(storm.happened) == {
-        "worker_sigkill", "worker_sigstop", "slow_reader", "disconnect", "reload", "disk_full",
-    } or LENGTH_S < 20  # fmt: skip
+    assert len(storm.happened) == 6
