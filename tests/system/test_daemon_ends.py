@@ -16,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 from support.checked_streams import Chat, Endings, clients
 from support.command_models import SERVER
 from support.oracle import until
@@ -121,6 +122,7 @@ def named_after(directory: Path) -> list[str]:
     return found
 
 
+@pytest.mark.timed
 async def test_nothing_outlives_a_daemon_that_is_killed_at_any_moment_wrapped_programs_included(tmp_path: Path) -> None:
     rng, kills = seeded(), times(200)
     directories = (tmp_path / f"d{number}" for number in range(kills))

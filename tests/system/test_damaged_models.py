@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import aiohttp
+import pytest
 from support.checked_streams import clients
 from support.damaged_headers import flipped, headers
 from support.oracle import check_books
@@ -77,6 +78,7 @@ async def verdict(daemon: RunningDaemon, session: aiohttp.ClientSession, model: 
         return code, took_s
 
 
+@pytest.mark.timed
 async def test_each_damage_to_a_models_file_gets_its_verdict_at_once_and_the_daemon_goes_on(tmp_path: Path) -> None:
     rng, flips = seeded(), times(10_000)
     sound = headers(tmp_path)

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import aiohttp
+import pytest
 from support.checked_streams import Chat, clients
 from support.oracle import check_books, check_nothing_leaked, held_without_workers, until
 from support.running_daemon import RunningDaemon, running_daemon, scripted_yaml
@@ -101,6 +102,7 @@ async def leave_in(daemon: RunningDaemon, phase: str, ids: Iterable[str], rng: r
     return [left[caller.request_id] - caller.left_monotonic_s for caller in callers]
 
 
+@pytest.mark.timed
 async def test_who_leaves_is_forgotten_at_once_wherever_the_request_is(tmp_path: Path) -> None:
     rng, count = seeded(), times(250)
     yaml = scripted_yaml(

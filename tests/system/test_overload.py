@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 from support.checked_streams import clients
 from support.contention import SERVICE_S, SLOTS, Answers, ask, contended
 from support.running_daemon import RunningDaemon, running_daemon
@@ -32,6 +33,7 @@ async def overload(daemon: RunningDaemon, session: aiohttp.ClientSession, into: 
     return largest_bytes
 
 
+@pytest.mark.timed
 async def test_ten_times_more_than_can_be_served_is_answered_or_refused_at_once(tmp_path: Path) -> None:
     answers, padding = Answers(), "x" * 32_768
     yaml = contended(tmp_path, "{max_waiting: 24}")

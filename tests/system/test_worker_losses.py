@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+import pytest
 from support.checked_streams import Chat, Endings, clients
 from support.oracle import check_books, check_nothing_leaked, held_without_workers, metrics, total
 from support.running_daemon import RunningDaemon, running_daemon, scripted_yaml
@@ -95,6 +96,7 @@ async def stopped(daemon: RunningDaemon, session: aiohttp.ClientSession, model: 
     return time.monotonic() - began_s
 
 
+@pytest.mark.timed
 async def test_a_stopped_worker_is_found_in_time_while_the_others_go_on(tmp_path: Path) -> None:
     rng, stops, at_once = seeded(), times(200, at_least=20), 20
     names = [f"m{number}" for number in range(max(at_once, stops // KILLS_EACH))]
@@ -136,6 +138,7 @@ async def test_a_stopped_worker_is_found_in_time_while_the_others_go_on(tmp_path
     assert set(others.counts) == {"whole"}
 
 
+@pytest.mark.timed
 async def test_a_model_whose_worker_always_dies_is_started_a_few_times_a_minute_and_else_refused_at_once(
     tmp_path: Path,
 ) -> None:
