@@ -18,7 +18,7 @@ from swapd.config.keys import ApiKey, Scope, digest, entry_text
 CHROMIUM = Path(os.environ.get("SWAPD_CHROMIUM", "/usr/bin/chromium"))
 MODELS = """\
   a: {path: a.model, memory_mib: 150, description: the first}
-  b: {path: b.model, memory_mib: 150, load_s: 0.3}
+  b: {path: b.model, memory_mib: 150, load_s: 1.5}
 """
 KEY = "sk-swapd-canary"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
