@@ -17,7 +17,6 @@ import structlog
 
 from backends import control
 from backends.base import Backend
-from swapd.config.profiles import in_profile, with_pins
 from swapd.config.schema import Config, Model
 from swapd.core import effects as ef
 from swapd.core import events as ev
@@ -27,11 +26,12 @@ from swapd.core.replicas import next_may_load
 from swapd.core.scheduler import step
 from swapd.core.spec import RAM
 from swapd.core.waking import is_doubtful
-from swapd.errors import UnknownDeviceError, UnknownModelError, UnknownProfileError
+from swapd.errors import UnknownDeviceError, UnknownModelError
 from swapd.pool import catalog, devices
 from swapd.pool.asks import Asks
 from swapd.pool.crew import Crew
 from swapd.pool.entries import Entries
+from swapd.pool.in_force import InForce
 from swapd.pool.inbox import Inbox, Job, closed
 from swapd.pool.journal import Journal
 from swapd.pool.learned import Store
@@ -44,7 +44,6 @@ from swapd.pool.ring import Ring
 from swapd.pool.routes import Routes
 from swapd.pool.snapshot import in_flight, snapshot
 from swapd.pool.status import (
-    ConfigStatus,
     DeviceStatus,
     Happening,
     ListedModel,
@@ -101,16 +100,14 @@ class Pool:
             self._book,
             self._own,
         )
-        self._config_error: str | None = None
-        self._config_loaded_s = self._loop.time()
+        self._in_force = InForce(
+            self._entries, backends, machine, store, self._crew.keep_outputs, self._inbox, self._loop.time
+        )
         self._happenings: Ring[Happening] = Ring(HAPPENINGS)
         self._grants: dict[str, asyncio.Future[Lease]] = {}
         self._journal = Journal(self._loop.time, time.time)
         self._asks = Asks(self._inbox)
         self.routes = Routes(self._ledger, self._entries, self._loop.time)
-        self._configured = Config()
-        self._configuring = asyncio.Lock()
-        self._pins: Mapping[str, bool] = {}
         self._places = Places(self._ledger, self._crew.load_progress)
         self._sequence = 0
 
@@ -326,10 +323,6 @@ class Pool:
     def listed_as(self, name: str) -> ListedModel:
         return self.routes.listed_as(name)
 
-    def config(self) -> Config:
-        """The configuration in force."""
-        return self._entries.config
-
     def ready(self) -> bool:
         return not self._ledger.closing
 
@@ -343,10 +336,7 @@ class Pool:
         return self._model_status(model_id)
 
     async def pin(self, model_id: str, *, pinned: bool) -> ModelStatus:
-        async with self._configuring:
-            self._pins = {**self._pins, model_id: pinned}
-            await self._put_in_force(self._configured, self.config().profile)
-        log.info("pinned" if pinned else "unpinned", model=model_id)
+        await self._in_force.pin(model_id, pinned=pinned)
         return self._model_status(model_id)
 
     def keep(self, model_id: str, keep_alive_s: float) -> None:
@@ -387,12 +377,7 @@ class Pool:
             self._crew.facts(),
             self._machine.free_now(),
             self._metering.learned,
-            ConfigStatus(
-                path=None if self.config().path is None else str(self.config().path),
-                loaded_ago_s=now_s - self._config_loaded_s,
-                error=self._config_error,
-                profile=self.config().profile,
-            ),
+            self._in_force.status(),
             now_s,
             self._version,
         )
@@ -411,46 +396,18 @@ class Pool:
 
     # -- configuration -----------------------------------------------------------------------------------------
 
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._entries.config
+
     async def configure(self, config: Config) -> None:
-        """Put a file's valid configuration in force, with the profile that is, if the file still has it."""
-        async with self._configuring:
-            profile = self.config().profile
-            if profile is not None and profile not in config.profiles:
-                log.warning("the profile in force is gone from the configuration", profile=profile)
-            await self._put_in_force(config, profile)
-            self._config_error, self._config_loaded_s = None, self._loop.time()
+        await self._in_force.configure(config)
 
     async def switch_profile(self, name: str | None) -> None:
-        """See `Door.switch_profile`."""
-        async with self._configuring:
-            if name is not None and name not in self._configured.profiles:
-                known = ", ".join(self._configured.profiles) or "none"
-                raise UnknownProfileError(f"there is no profile {name[:64]!r}; the configuration has: {known}")
-            await self._put_in_force(self._configured, name)
-            log.info("profile switched", profile=name)
-
-    async def _put_in_force(self, written: Config, profile: str | None) -> None:
-        """Files are inspected first, then everything changes in one step."""
-        self._pins = {name: pinned for name, pinned in self._pins.items() if name in written.models}
-        config = with_pins(in_profile(written, profile), self._pins)
-        entries = await self._entries.inspect(config)
-
-        def swap() -> ev.Event:
-            self._configured = written
-            self._crew.keep_outputs(entries)
-            return self._entries.replace(config, entries)
-
-        self.post(ev.DevicesChanged(devices.budgets(config.memory, self._machine)))
-        self.post(ev.SparesChanged(catalog.spare_sizes(config, self._backends)))
-        if not self._ledger.devices:
-            # What was handed over before a restart still is.
-            for device in self._store.paused() & {one.name for one in self._machine.devices}:
-                self.post(ev.PauseAsked(f"kept {device}", device))
-        await self._inbox.do(swap)
+        await self._in_force.switch_profile(name)
 
     def keep_config(self, error: str) -> None:
-        """A new configuration was refused; say so in the status until a valid one comes."""
-        self._config_error = error
+        self._in_force.refused(error)
 
     def shutdown(self) -> None:
         """Refuse what waits, let run what runs until its drain time is over, stop every worker."""
